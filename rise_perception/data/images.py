@@ -19,7 +19,8 @@ COMPANION = re.compile(r"[._-](depth|label|labels|segm|mask|overlay)$")
 PICTURE = re.compile(r"[._-](color|colour|rgb|image)$")
 SEPARATORS = (".", "-", "_")
 
-cv2.setLogLevel(0)  # OpenCV's own messages do not name the file; the errors raised here do
+# OpenCV's own messages do not name the file; the errors raised here do.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def to_rgb8(array: np.ndarray) -> np.ndarray:
@@ -47,7 +48,7 @@ def to_rgb8(array: np.ndarray) -> np.ndarray:
         low, high = float(array.min()), float(array.max())
         if low < -1e-3 or high > 1 + 1e-3:
             raise ImageError(
-                f"float picture has values {low:g}..{high:g}; expected 0..1 (divide by its full scale, or use uint8)"
+                f"float picture has values {low:g}..{high:g}; expected 0..1 (divide it by its full scale)"
             )
         array = (array * 255 + 0.5).clip(0, 255).astype(np.uint8)
     elif array.dtype != np.uint8:
@@ -133,7 +134,7 @@ def read_label_map(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: cannot be read ({error})") from None
     if labels.ndim != 2 or labels.dtype.kind not in "uib":
         raise ImageError(
-            f"{path}: a label map has one channel of integers, this has shape {labels.shape} and dtype {labels.dtype}"
+            f"{path}: a label map has one channel of integers, this is {labels.dtype} {labels.shape}"
         )
     if labels.size and (labels.min() < 0 or labels.max() > 65535):
         raise ImageError(f"{path}: label values {labels.min()}..{labels.max()} do not fit 0..65535")

@@ -1,0 +1,350 @@
+"""ROS 2 bags without ROS: paired RGB-D frames out of sqlite3 and MCAP bags, MCAP bags written.
+
+Reading never trusts the recording: stamps are the headers' own, images may be raw or compressed, a
+frame that contradicts itself is left out, and a bag that was cut off gives everything before the cut.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+
+from rise_perception.data.bag_recovery import RawMessage, intact_messages, storage_files
+from rise_perception.data.typestore import typestore
+from rise_perception.errors import BagError, RiseError
+from rise_perception.frame import CameraIntrinsics, Frame
+
+COLOR_TOPIC = "/camera/color/image_raw"
+DEPTH_TOPIC = "/camera/depth/image_raw"
+INFO_TOPIC = "/camera/color/camera_info"
+TRUTH_TOPIC = "/truth/label_map"
+NO_TOPIC = "none"
+PATIENCE = 30  # messages a colour image may wait for its companions before it goes out without them
+
+
+class BagReader:
+    """A rosbag2 folder, or a single ``.mcap`` or ``.db3`` file, as a context manager.
+
+    Attributes:
+        path: the bag.
+        topics: topic name -> message type name.
+        counts: topic name -> number of (intact) messages.
+
+    Raises:
+        BagError: there is no bag at ``path``, or nothing in it is readable.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.topics: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self._reader: Reader | None = None
+        self._damage: str | None = None
+
+    def __enter__(self) -> BagReader:
+        if not self.path.exists():
+            raise BagError(f"{self.path}: no such bag (give a rosbag2 folder, or an .mcap or .db3 file)")
+        files = storage_files(self.path)
+        if not files or not all(file.suffix in (".mcap", ".db3") for file in files):
+            raise BagError(
+                f"{self.path}: not a rosbag2 recording (no .mcap or .db3 file); "
+                "a ROS 1 bag can be converted with rosbags-convert"
+            )
+        try:
+            self._reader = Reader(self.path)
+            self._reader.open()
+            for connection in self._reader.connections:
+                self.topics[connection.topic] = connection.msgtype
+                self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
+        except Exception as error:  # the library raises whatever its parsers meet in a damaged file
+            self._reader = None
+            self._damage = f"the bag is damaged or was not closed ({_reason(error)})"
+            for message in intact_messages(self.path):
+                self.topics[message.topic] = message.msgtype
+                self.counts[message.topic] = self.counts.get(message.topic, 0) + 1
+            if not self.topics:
+                raise BagError(f"{self.path}: {self._damage}; no message in it can be read") from None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._reader is not None:
+            self._reader.close()
+
+    def messages(self, topic: str) -> Iterator[tuple[int, Any]]:
+        """Yield (log time in ns, message) of one topic; messages are of :func:`typestore`'s types.
+
+        Raises:
+            BagError: the topic is missing (the message lists those that are there); a message cannot
+                be decoded; or, after the last intact message, the bag is damaged.
+        """
+        self._require(topic)
+        return ((raw.stamp, self._decode(raw)) for raw in self._raw([topic]))
+
+    def frames(
+        self,
+        color: str | None = None,
+        depth: str | None = None,
+        info: str | None = None,
+        truth: str | None = None,
+        tolerance: float = 0.02,
+    ) -> Iterator[tuple[Frame, np.ndarray | None]]:
+        """Yield (frame, truth label map or None) for each colour image, in recording order.
+
+        Args:
+            color, depth, info: topics of the colour image, of the depth registered to it, and of the
+                colour camera's intrinsics; raw or compressed images. None means the usual one (the
+                ``*_TOPIC`` constants, or its ``/compressed``, ``/compressedDepth`` form); depth and
+                info may then be missing. "none" leaves depth out.
+            truth: topic of instance label maps, or None.
+            tolerance: seconds by which the stamps of a colour image and its depth or truth may differ.
+
+        Raises:
+            BagError: at once when a topic is missing (naming those that are there); after the last
+                frame when the bag is damaged or frames had to be left out (saying which and why).
+        """
+        color = self._resolve(color, COLOR_TOPIC) or self._require(COLOR_TOPIC)
+        depth = None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPIC)
+        info = self._resolve(info, INFO_TOPIC)
+        if truth is not None:
+            self._require(truth)
+        return self._frames(color, depth, info, truth, round(tolerance * 1e9))
+
+    def _frames(
+        self, color: str, depth: str | None, info: str | None, truth: str | None, tolerance: int
+    ) -> Iterator[tuple[Frame, np.ndarray | None]]:
+        companions: dict[str, deque[tuple[int, RawMessage]]] = {
+            topic: deque(maxlen=2 * PATIENCE) for topic in (depth, truth) if topic
+        }
+        pending: deque[tuple[int, RawMessage]] = deque()
+        camera = next((_intrinsics(message) for _, message in self._quietly(info)), None)
+        problems: list[str] = []
+
+        def take(topic: str | None, stamp: int) -> Any:
+            queue = companions[topic] if topic else ()
+            if not queue:
+                return None
+            nearest = min(queue, key=lambda entry: abs(entry[0] - stamp))
+            if abs(nearest[0] - stamp) > tolerance:
+                return None
+            while queue[0] is not nearest:
+                queue.popleft()
+            return self._decode(nearest[1])
+
+        def release(wait: bool) -> Iterator[tuple[Frame, np.ndarray | None]]:
+            while pending:
+                stamp, raw = pending[0]
+                complete = all(any(entry[0] >= stamp for entry in queue) for queue in companions.values())
+                if wait and not complete and len(pending) <= PATIENCE:
+                    return
+                pending.popleft()
+                try:
+                    yield _pair(self._decode(raw), take(depth, stamp), take(truth, stamp), camera, stamp)
+                except RiseError as error:
+                    problems.append(f"frame at {stamp / 1e9:.3f} s: {error}")
+
+        try:
+            for raw in self._raw([topic for topic in (color, depth, info, truth) if topic]):
+                if raw.topic == info:
+                    camera = _intrinsics(self._decode(raw))
+                    continue
+                stamp = _header_stamp(raw.data) or raw.stamp
+                if raw.topic != color:
+                    companions[raw.topic].append((stamp, raw))
+                else:
+                    if pending and stamp < pending[-1][0]:  # the clock jumped back: the past is complete
+                        yield from release(wait=False)
+                        for queue in companions.values():
+                            fresh = [entry for entry in queue if entry[0] <= stamp + tolerance]
+                            queue.clear()
+                            queue.extend(fresh)
+                    pending.append((stamp, raw))
+                yield from release(wait=True)
+        except BagError as error:
+            problems.append(str(error).removeprefix(f"{self.path}: "))
+        yield from release(wait=False)
+        if problems:
+            shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
+            raise BagError(f"{self.path}: not everything could be read: {shown}")
+
+    def _raw(self, topics: Iterable[str]) -> Iterator[RawMessage]:
+        """Undecoded messages of ``topics``; BagError after the last intact one of a damaged bag."""
+        topics = set(topics)
+        count = 0
+        if self._reader is None:
+            for message in intact_messages(self.path):
+                if message.topic in topics:
+                    count += 1
+                    yield message
+        else:
+            connections = [c for c in self._reader.connections if c.topic in topics]
+            try:
+                for connection, stamp, data in self._reader.messages(connections):
+                    count += 1
+                    yield RawMessage(connection.topic, connection.msgtype, stamp, data)
+            except Exception as error:
+                self._damage = f"the bag is damaged ({_reason(error)})"
+        if self._damage:
+            raise BagError(f"{self.path}: {self._damage}; the {count} messages before the damage were read")
+
+    def _quietly(self, topic: str | None) -> Iterator[tuple[int, Any]]:
+        """Messages of an optional topic, ending at damage (which the main pass reports)."""
+        try:
+            yield from self.messages(topic) if topic else ()
+        except BagError:
+            return
+
+    def _decode(self, raw: RawMessage) -> Any:
+        try:
+            return typestore().deserialize_cdr(raw.data, raw.msgtype)
+        except Exception as error:  # lying lengths inside the message, or a type nobody knows
+            raise BagError(
+                f"{self.path}: a {raw.msgtype} on {raw.topic} cannot be decoded ({error!r})"
+            ) from None
+
+    def _resolve(self, topic: str | None, usual: str) -> str | None:
+        """``topic`` if it is given (then it must be there), else the usual one in the form the bag has."""
+        if topic is not None:
+            return self._require(topic)
+        forms = (usual, f"{usual}/compressed", f"{usual}/compressedDepth")
+        return next((form for form in forms if form in self.topics), None)
+
+    def _require(self, topic: str) -> str:
+        if topic in self.topics:
+            return topic
+        there = "".join(
+            f"\n  {name}  [{self.topics[name]}, {self.counts[name]}]" for name in sorted(self.topics)
+        )
+        raise BagError(f"{self.path}: no topic {topic!r} in this bag; there are:{there or ' none'}")
+
+
+class BagWriter:
+    """Writes an MCAP bag (zstd chunks) as a context manager.
+
+    The bag grows in ``<path>.incomplete`` and takes its name when the block ends well. When the
+    block raises or the process dies, what was written stays there and :class:`BagReader` reads it.
+
+    Raises:
+        BagError: ``path`` exists already.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._workshop = self.path.with_name(f"{self.path.name}.incomplete")
+        self._connections: dict[str, Connection] = {}
+
+    def __enter__(self) -> BagWriter:
+        if self.path.exists():
+            raise BagError(f"{self.path}: exists already; remove it or give another name for the new bag")
+        shutil.rmtree(self._workshop, ignore_errors=True)
+        self._writer = Writer(self._workshop / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self._writer.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+        if exception[0] is None:
+            os.replace(self._workshop / self.path.name, self.path)
+            self._workshop.rmdir()
+
+    def write(self, topic: str, msgtype: str, message: Any, stamp: int) -> None:
+        """Write one message.
+
+        Args:
+            topic: topic name; always the same ``msgtype`` on one topic.
+            msgtype: e.g. "sensor_msgs/msg/Image".
+            message: an object of :func:`typestore`'s types, or the CDR bytes that rclpy serializes to.
+            stamp: log time in nanoseconds.
+        """
+        store = typestore()
+        if topic not in self._connections:
+            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=store)
+        data = message if isinstance(message, bytes) else store.serialize_cdr(message, msgtype)
+        self._writer.write(self._connections[topic], stamp, data)
+
+    def write_image(self, topic: str, array: np.ndarray, encoding: str, stamp: int, frame_id: str) -> None:
+        """Write a sensor_msgs/Image; ``array`` is (H, W) or (H, W, C) in the layout ``encoding`` names."""
+        self.write(topic, "sensor_msgs/msg/Image", image_message(array, encoding, stamp, frame_id), stamp)
+
+    def write_camera_info(self, topic: str, camera: CameraIntrinsics, stamp: int, frame_id: str) -> None:
+        """Write a sensor_msgs/CameraInfo of a rectified image (no distortion)."""
+        types = typestore().types
+        message = types["sensor_msgs/msg/CameraInfo"](
+            header=header(stamp, frame_id),
+            height=camera.height,
+            width=camera.width,
+            distortion_model="plumb_bob",
+            d=np.zeros(5),
+            k=camera.matrix().ravel(),
+            r=np.eye(3).ravel(),
+            p=np.hstack([camera.matrix(), np.zeros((3, 1))]).ravel(),
+            binning_x=0,
+            binning_y=0,
+            roi=types["sensor_msgs/msg/RegionOfInterest"](
+                x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+            ),
+        )
+        self.write(topic, "sensor_msgs/msg/CameraInfo", message, stamp)
+
+
+def header(stamp: int, frame_id: str) -> Any:
+    """A std_msgs/Header of :func:`typestore`'s types; ``stamp`` in nanoseconds."""
+    types = typestore().types
+    time = types["builtin_interfaces/msg/Time"](sec=stamp // 10**9, nanosec=stamp % 10**9)
+    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+
+def image_message(array: np.ndarray, encoding: str, stamp: int, frame_id: str) -> Any:
+    """A sensor_msgs/Image of :func:`typestore`'s types holding ``array``."""
+    array = np.ascontiguousarray(array)
+    return typestore().types["sensor_msgs/msg/Image"](
+        header=header(stamp, frame_id),
+        height=array.shape[0],
+        width=array.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=array.strides[0],
+        data=array.reshape(-1).view(np.uint8),
+    )
+
+
+def _header_stamp(data: bytes) -> int:
+    """Nanoseconds of the std_msgs/Header that begins a message, without decoding it; 0 if it has none."""
+    if len(data) < 12:
+        return 0
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return seconds * 10**9 + nanoseconds
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _intrinsics(message: Any) -> CameraIntrinsics:
+    k = message.k
+    return CameraIntrinsics(message.width, message.height, float(k[0]), float(k[4]), float(k[2]), float(k[5]))
+
+
+def _pair(
+    color: Any, depth: Any, truth: Any, camera: CameraIntrinsics | None, stamp: int
+) -> tuple[Frame, np.ndarray | None]:
+    from rise_perception.data import ros_images
+
+    image = ros_images.to_rgb8(color)
+    if camera and (camera.height, camera.width) != image.shape[:2]:
+        camera = None  # intrinsics of another resolution are worse than none
+    metres = None if depth is None else ros_images.to_depth(depth)
+    frame = Frame(image, metres, camera, stamp, color.header.frame_id)
+    labels = None if truth is None else ros_images.to_label_map(truth)
+    if labels is not None and labels.shape != image.shape[:2]:
+        raise BagError(f"the truth label map has shape {labels.shape} but the image {image.shape[:2]}")
+    return frame, labels
