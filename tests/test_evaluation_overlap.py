@@ -42,16 +42,18 @@ def slow_scores(prediction, truth):
     padded_t = labelled + [None] * (size - len(labelled))
 
     def total(order):
-        return sum(pair_f(i, j) for i, j in zip(order, padded_t) if i is not None and j is not None)
+        return sum(
+            pair_f(i, j) for i, j in zip(order, padded_t, strict=True) if i is not None and j is not None
+        )
 
     best = max(itertools.permutations(padded_p), key=total)
-    pairs = [(i, j) for i, j in zip(best, padded_t) if i is not None and j is not None and hits(i, j)]
+    pairs = [
+        (i, j) for i, j in zip(best, padded_t, strict=True) if i is not None and j is not None and hits(i, j)
+    ]
     radius = math.ceil(0.003 * math.hypot(*truth.shape))
 
     def near(pixels, others):
-        return sum(
-            any((y - v) ** 2 + (x - u) ** 2 <= radius * radius for v, u in others) for y, x in pixels
-        )
+        return sum(any((y - v) ** 2 + (x - u) ** 2 <= radius * radius for v, u in others) for y, x in pixels)
 
     edges_p = {i: slow_boundary(prediction == i) for i in predicted}
     edges_t = {j: slow_boundary(truth == j) for j in labelled}

@@ -29,14 +29,16 @@ class RawMessage(NamedTuple):
 
 def storage_files(path: Path) -> list[Path]:
     """The storage files of a bag folder in recording order, or ``path`` itself when it is one."""
-    if path.is_dir():
-        files = [p for p in path.iterdir() if p.suffix in (".mcap", ".db3")]
-        return sorted(files, key=lambda p: (len(p.name), p.name))  # bag_2 before bag_10
-    return [path]
+    files = path.iterdir() if path.is_dir() else [path]
+    found = [p for p in files if p.name.removesuffix(".zstd").endswith((".mcap", ".db3"))]
+    return sorted(found, key=lambda p: (len(p.name), p.name))  # bag_2 before bag_10
 
 
 def intact_messages(path: Path) -> Iterator[RawMessage]:
-    """All messages of a bag folder or storage file that come before the first damage in each file."""
+    """All messages of a bag folder or storage file that come before the first damage in each file.
+
+    Files that are compressed as a whole (``.zstd``) give none.
+    """
     for file in storage_files(path):
         yield from _sqlite_messages(file) if file.suffix == ".db3" else _mcap_messages(file)
 

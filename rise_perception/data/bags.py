@@ -18,6 +18,7 @@ import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
+from rise_perception.data import ros_images
 from rise_perception.data.bag_recovery import RawMessage, intact_messages, storage_files
 from rise_perception.data.typestore import typestore
 from rise_perception.errors import BagError, RiseError
@@ -53,8 +54,7 @@ class BagReader:
     def __enter__(self) -> BagReader:
         if not self.path.exists():
             raise BagError(f"{self.path}: no such bag (give a rosbag2 folder, or an .mcap or .db3 file)")
-        files = storage_files(self.path)
-        if not files or not all(file.suffix in (".mcap", ".db3") for file in files):
+        if not storage_files(self.path):
             raise BagError(
                 f"{self.path}: not a rosbag2 recording (no .mcap or .db3 file); "
                 "a ROS 1 bag can be converted with rosbags-convert"
@@ -337,8 +337,6 @@ def _intrinsics(message: Any) -> CameraIntrinsics:
 def _pair(
     color: Any, depth: Any, truth: Any, camera: CameraIntrinsics | None, stamp: int
 ) -> tuple[Frame, np.ndarray | None]:
-    from rise_perception.data import ros_images
-
     image = ros_images.to_rgb8(color)
     if camera and (camera.height, camera.width) != image.shape[:2]:
         camera = None  # intrinsics of another resolution are worse than none
