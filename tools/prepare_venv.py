@@ -167,6 +167,8 @@ def install_packages(venv: Path, sourced: bool) -> None:
     probe = [sys.executable, "-c", "import numpy; print(numpy.__version__)"]
     system_numpy = subprocess.run(probe, capture_output=True, text=True).stdout if sourced else ""
     constraint = ["numpy<2"] if system_numpy.startswith("1.") else []
+    # An old pip (Ubuntu's, Python 3.10's) loses itself in combinations of versions for tens of minutes.
+    run(venv / "bin/python", "-m", "pip", "install", "--quiet", "--upgrade", "pip>=25")
     run(
         venv / "bin/python",
         "-m",

@@ -170,7 +170,7 @@ def byte_array(values: np.ndarray) -> array.array:
     Anything else (bytes, memoryview, ndarray) is checked element by element: 30 to 150 ms an image.
     """
     buffer = array.array("B")
-    buffer.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    buffer.frombytes(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return buffer
 
 

@@ -1,0 +1,207 @@
+"""Plays a bag or a folder of pictures as a camera: colour, depth and camera info.
+
+Frames of a bag keep their own stamps, so that results can be compared with it; pictures get stamps from
+the start of the node. With ``acknowledge_topic`` the next frame is sent when the last one has been
+acknowledged there, and again when that takes too long: nothing is lost, however slow the machine is.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header, UInt32
+
+from rise_perception.data import images, ros_images
+from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC, BagReader
+from rise_perception.errors import RiseError
+from rise_perception.frame import CameraIntrinsics, Frame
+from rise_perception.nodes import qos
+from rise_perception.nodes.inputs import stamp_of
+from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.running import run
+
+PATIENCE = 15.0  # seconds after which a frame that was not acknowledged is sent again
+TRIES = 3
+
+
+class CameraNode(Node):
+    """See the module. Publishes the number of frames of one round on ``~/total`` (latched)."""
+
+    def __init__(self) -> None:
+        super().__init__("camera_node")
+        source = declare(
+            self, "input", "", "Bag (rosbag2 folder, .mcap, .db3), folder of pictures, or picture."
+        )
+        rate = declare(self, "rate", 10.0, "Frames per second, at most.", between=(0.01, 1000.0))
+        self._loop = declare(self, "loop", False, "Start again at the end; the stamps then jump back.")
+        acknowledge = declare(
+            self,
+            "acknowledge_topic",
+            "",
+            "std_msgs/Header topic that confirms each frame; empty: frames are sent at the rate.",
+        )
+        if not source:
+            raise RiseError("parameter 'input' is empty: name a bag or a folder of pictures (-p input:=PATH)")
+        self.done = Future()
+        self._period = 1.0 / rate
+        self._source = Source(Path(source), self._period, self.get_clock().now().nanoseconds)
+        self._frames = self._source.frames()
+        self._failure: RiseError | None = None
+        self._sent = self._skipped = 0
+        self._pending: Frame | None = None
+        self._tries = 0
+        self._sent_at = -1e18
+        self._color = self._publisher(Image, COLOR_TOPIC)
+        self._depth = self._publisher(Image, DEPTH_TOPIC) if self._source.has_depth else None
+        self._info = self._publisher(CameraInfo, INFO_TOPIC)
+        self._total = self.create_publisher(UInt32, "~/total", qos.latched())
+        self._total.publish(UInt32(data=self._source.count))
+        self._acknowledge = acknowledge
+        if acknowledge:
+            self.create_subscription(Header, acknowledge, self._on_acknowledged, qos.output())
+        self.create_timer(min(self._period, 0.01), self._tick)
+        self.get_logger().info(f"playing {self._source.count} frames of {source}")
+
+    def _publisher(self, kind: type, topic: str) -> Any:
+        resolved = self.resolve_topic_name(topic)
+        options = qos.publisher_options(resolved, self.get_logger().warning)
+        return self.create_publisher(kind, topic, qos.camera_output(), **options)
+
+    def _listened_to(self) -> bool:
+        """True when everybody who has to see the first frame is there."""
+        publishers = [self._color] if self._depth is None else [self._color, self._depth]
+        if any(publisher.get_subscription_count() == 0 for publisher in publishers):
+            return False
+        return not self._acknowledge or self.count_publishers(self._acknowledge) > 0
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._sent == 0 and self._pending is None and not self._listened_to():
+            return
+        if self._pending is not None and self._acknowledge:
+            if now - self._sent_at < PATIENCE:
+                return
+            if self._tries < TRIES:
+                self._send(self._pending)
+                return
+            self.get_logger().error(
+                f"frame {self._sent} was sent {TRIES} times and never confirmed; left out"
+            )
+            self._skipped += 1
+        elif now - self._sent_at < self._period:
+            return
+        self._next()
+
+    def _next(self) -> None:
+        """Sends the next frame, or ends."""
+        self._tries = 0
+        try:
+            self._pending = next(self._frames, None)
+        except RiseError as error:  # the source is damaged from here on; what came before was played
+            self._pending, self._failure = None, error
+        if self._pending is None and self._loop and self._sent and self._failure is None:
+            self._frames = self._source.frames()
+            self._pending = next(self._frames, None)
+        if self._pending is None:
+            self._finish()
+            return
+        self._sent += 1
+        self._send(self._pending)
+
+    def _send(self, frame: Frame) -> None:
+        self._tries += 1
+        self._sent_at = time.monotonic()
+        stamp = Time(sec=frame.stamp // 10**9, nanosec=frame.stamp % 10**9)
+        header = Header(stamp=stamp, frame_id=frame.frame_id)
+        if frame.depth is not None and self._depth is not None:
+            self._depth.publish(ros_images.fill(Image(header=header), frame.depth, "32FC1"))
+        if frame.camera is not None:
+            self._info.publish(_camera_info(header, frame.camera))
+        self._color.publish(ros_images.fill(Image(header=header), frame.image, "rgb8"))
+
+    def _on_acknowledged(self, header: Header) -> None:
+        if self._pending is not None and stamp_of(header) == self._pending.stamp:
+            self._pending = None
+
+    def _finish(self) -> None:
+        if self.done.done():
+            return
+        self._total.publish(UInt32(data=self._sent - self._skipped))
+        for publisher in (self._color, self._total):
+            publisher.wait_for_all_acked(Duration(seconds=5))
+        self.get_logger().info(f"played {self._sent} frames")
+        if self._failure is not None:
+            self.done.set_exception(self._failure)
+        else:
+            self.done.set_result(None)
+
+
+class Source:
+    """Frames of a bag, or of pictures with stamps ``period`` seconds apart from ``start`` (ns) on."""
+
+    def __init__(self, path: Path, period: float, start: int) -> None:
+        self._path, self._period, self._start = path, period, start
+        self._paths: list[Path] = []
+        self.is_bag = path.suffix in (".mcap", ".db3") or any(path.glob("*.mcap")) or any(path.glob("*.db3"))
+        if self.is_bag:
+            with BagReader(path) as bag:
+                topic = next((t for t in (COLOR_TOPIC, f"{COLOR_TOPIC}/compressed") if t in bag.topics), "")
+                self.count = bag.counts.get(topic, 0)
+                self.has_depth = any(name.startswith(DEPTH_TOPIC) for name in bag.topics)
+                bag.frames()  # raises when the colour topic is missing
+        else:
+            self._paths = images.list_images([path])
+            self.count, self.has_depth = len(self._paths), False
+
+    def frames(self) -> Iterator[Frame]:
+        """One round; raises :class:`RiseError` after the last intact frame when something was damaged."""
+        if self.is_bag:
+            with BagReader(self._path) as bag:
+                for frame, _ in bag.frames():
+                    yield frame
+            return
+        problems = []
+        for index, path in enumerate(self._paths):
+            try:
+                image = images.read_image(path)
+            except RiseError as error:
+                problems.append(str(error))
+                continue
+            yield Frame(image, stamp=self._start + round(index * self._period * 1e9))
+        if problems:
+            raise RiseError(
+                f"{len(problems)} of {len(self._paths)} pictures were left out: {'; '.join(problems[:3])}"
+            )
+
+
+def _camera_info(header: Header, camera: CameraIntrinsics) -> CameraInfo:
+    matrix = camera.matrix()
+    return CameraInfo(
+        header=header,
+        width=camera.width,
+        height=camera.height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=matrix.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
+    )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Plays until the end, or for ever with ``loop``."""
+    return run(CameraNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

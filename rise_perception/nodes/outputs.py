@@ -1,0 +1,143 @@
+"""What the segmentation node publishes; nothing is computed or sent that nobody listens to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rise_msgs.msg import InstanceArray
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+
+from rise_perception.evaluation.overlay import draw_overlay
+from rise_perception.frame import CameraIntrinsics
+from rise_perception.instances import Instances
+from rise_perception.nodes import messages, qos
+from rise_perception.runtime.geometry import labelled_cloud, locate
+
+
+@dataclass(frozen=True)
+class Result:
+    """One segmented frame, ready to be published.
+
+    Attributes:
+        header: of the colour image; every output carries it.
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W) float32 metres, or None.
+        info: the CameraInfo of ``image`` as a message, or None.
+        camera: the same as intrinsics, or None.
+        instances: with persistent ids.
+        model_version: of the model that made them.
+        arrival: when the colour image arrived, ``time.monotonic()``.
+    """
+
+    header: Header
+    image: np.ndarray
+    depth: np.ndarray | None
+    info: CameraInfo | None
+    camera: CameraIntrinsics | None
+    instances: Instances
+    model_version: str
+    arrival: float
+
+
+class Outputs:
+    """The publishers below ``~/``; created when the node is configured, silent until it is activated."""
+
+    def __init__(self, node: LifecycleNode, report: Callable[[str], None]) -> None:
+        self._node = node
+        self._vision = messages.vision_messages()
+        kinds: dict[str, type] = {
+            "label_map": Image,
+            "instances": InstanceArray,
+            "overlay": Image,
+            "target_mask": Image,
+            "camera_info": CameraInfo,
+            "points": PointCloud2,
+        }
+        latched: dict[str, type] = {}
+        if self._vision is not None:
+            kinds["detections"] = self._vision.Detection2DArray
+            latched = {"label_info": self._vision.LabelInfo, "vision_info": self._vision.VisionInfo}
+
+        def create(name: str, kind: type, profile: Any) -> Any:
+            topic = node.resolve_topic_name(f"~/{name}")
+            options = qos.publisher_options(topic, report)
+            return node.create_lifecycle_publisher(kind, f"~/{name}", profile, **options)
+
+        self._publishers = {name: create(name, kind, qos.output()) for name, kind in kinds.items()}
+        self._latched = {name: create(name, kind, qos.latched()) for name, kind in latched.items()}
+
+    @property
+    def has_vision_msgs(self) -> bool:
+        """True when detections and infos are published."""
+        return self._vision is not None
+
+    def wanted(self, name: str | None = None) -> bool:
+        """True when somebody listens to ``~/name``, or to any frame output if no name is given."""
+        if name is not None:
+            return name in self._publishers and self._publishers[name].get_subscription_count() > 0
+        return any(publisher.get_subscription_count() > 0 for publisher in self._publishers.values())
+
+    def announce(
+        self, model_version: str, class_names: tuple[str, ...], threshold: float, version: int
+    ) -> None:
+        """Publishes the latched facts about the serving model."""
+        if self._vision is None:
+            return
+        header = Header(stamp=self._node.get_clock().now().to_msg())
+        info = messages.label_info(self._vision, header, class_names, threshold)
+        self._latched["label_info"].publish(info)
+        self._latched["vision_info"].publish(
+            messages.vision_info(self._vision, header, model_version, version)
+        )
+
+    def publish(self, result: Result, target: int | None) -> float:
+        """Publishes one frame; the masks first, since a grasp waits for them.
+
+        Returns:
+            Seconds from the colour image's arrival to the publishing of the last of its masks.
+        """
+        header, instances = result.header, result.instances
+        label_map = messages.image(header, instances.label_map, "mono16")
+        if self.wanted("label_map"):
+            self._publishers["label_map"].publish(label_map)
+        locations = None
+        located = self.wanted("instances") or self.wanted("detections")
+        if located and result.depth is not None and result.camera is not None:
+            locations = locate(instances, result.depth, result.camera)
+        if self.wanted("instances"):
+            message = messages.instance_array(header, label_map, instances, locations, result.model_version)
+            message.latency_ms = (time.monotonic() - result.arrival) * 1e3
+            self._publishers["instances"].publish(message)
+        if self.wanted("target_mask"):
+            mask = messages.target_mask(instances, target)
+            self._publishers["target_mask"].publish(messages.image(header, mask, "mono8"))
+        latency = time.monotonic() - result.arrival
+
+        if self.wanted("detections"):
+            self._publishers["detections"].publish(
+                messages.detections(self._vision, header, instances, locations)
+            )
+        if self.wanted("overlay"):
+            overlay = draw_overlay(result.image, instances)
+            self._publishers["overlay"].publish(messages.image(header, overlay, "rgb8"))
+        if result.info is not None and self.wanted("camera_info"):
+            info = result.info
+            info.header = header
+            self._publishers["camera_info"].publish(info)
+        if result.depth is not None and result.camera is not None and self.wanted("points"):
+            points = labelled_cloud(result.image, result.depth, result.camera, instances.label_map)
+            self._publishers["points"].publish(messages.cloud(header, points))
+        return latency
+
+    def destroy(self) -> None:
+        """Removes the publishers."""
+        for publisher in [*self._publishers.values(), *self._latched.values()]:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers.clear()
+        self._latched.clear()

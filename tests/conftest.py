@@ -1,0 +1,73 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images beside the repository."""
+    folder = ROOT.parent / "shared/data"
+    if not folder.is_dir():
+        pytest.skip(f"the real images are not here ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a small RGB model with random weights that reports every query as an instance."""
+    return _save_tiny(tmp_path_factory.mktemp("models") / "tiny_rgb", "rgb")
+
+
+@pytest.fixture(scope="session")
+def tiny_depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for RGB-D."""
+    return _save_tiny(tmp_path_factory.mktemp("models") / "tiny_rgbd", "rgbd")
+
+
+def _save_tiny(folder: Path, kind: str) -> Path:
+    import torch
+
+    from rise_perception.network.checkpoint import ModelCard, save_model
+    from rise_perception.network.config import NetworkConfig
+    from rise_perception.network.rise import RiseNetwork
+
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        backbone="resnet18",
+        backbone_args={"channels": [8, 16, 16, 32], "layers": [1, 1, 1, 1]},
+        input=kind,
+        image_size=(96, 128),
+        levels=2,
+        width=32,
+        heads=2,
+        points=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        feedforward=32,
+        queries=12,
+        embedding=16,
+        dropout=0.0,
+    )
+    save_model(folder, RiseNetwork(config), ModelCard(name=folder.name, network=config, score_threshold=0.0))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """(image, depth) of 120x160 pixels: two boxes on a table, the second without depth in its middle."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(90, 110, (120, 160, 3), np.uint8)
+    depth = np.full((120, 160), 1.0, np.float32)
+    image[30:70, 20:60] = (200, 40, 40)
+    depth[30:70, 20:60] = 0.8
+    image[50:100, 90:140] = (40, 200, 40)
+    depth[50:100, 90:140] = 0.9
+    depth[70:80, 110:120] = 0
+    return image, depth
