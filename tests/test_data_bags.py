@@ -10,7 +10,8 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from rise_perception.data import bags
-from rise_perception.data.bags import BagReader, BagWriter, header, image_message
+from rise_perception.data.bag_messages import header, image_message
+from rise_perception.data.bags import BagReader, BagWriter
 from rise_perception.data.typestore import typestore
 from rise_perception.errors import BagError
 from rise_perception.frame import CameraIntrinsics

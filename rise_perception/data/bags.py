@@ -19,6 +19,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
 from rise_perception.data import ros_images
+from rise_perception.data.bag_messages import camera_info_message, image_message
 from rise_perception.data.bag_recovery import RawMessage, intact_messages, storage_files
 from rise_perception.data.typestore import typestore
 from rise_perception.errors import BagError, RiseError
@@ -89,6 +90,10 @@ class BagReader:
         self._require(topic)
         return ((raw.stamp, self._decode(raw)) for raw in self._raw([topic]))
 
+    def color_topic(self, color: str | None = None) -> str:
+        """The topic that :meth:`frames` takes the colour images from; its count is the number of frames."""
+        return self._resolve(color, COLOR_TOPIC) or self._require(COLOR_TOPIC)
+
     def frames(
         self,
         color: str | None = None,
@@ -111,7 +116,7 @@ class BagReader:
             BagError: at once when a topic is missing (naming those that are there); after the last
                 frame when the bag is damaged or frames had to be left out (saying which and why).
         """
-        color = self._resolve(color, COLOR_TOPIC) or self._require(COLOR_TOPIC)
+        color = self.color_topic(color)
         depth = None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPIC)
         info = self._resolve(info, INFO_TOPIC)
         if truth is not None:
@@ -277,44 +282,8 @@ class BagWriter:
 
     def write_camera_info(self, topic: str, camera: CameraIntrinsics, stamp: int, frame_id: str) -> None:
         """Write a sensor_msgs/CameraInfo of a rectified image (no distortion)."""
-        types = typestore().types
-        message = types["sensor_msgs/msg/CameraInfo"](
-            header=header(stamp, frame_id),
-            height=camera.height,
-            width=camera.width,
-            distortion_model="plumb_bob",
-            d=np.zeros(5),
-            k=camera.matrix().ravel(),
-            r=np.eye(3).ravel(),
-            p=np.hstack([camera.matrix(), np.zeros((3, 1))]).ravel(),
-            binning_x=0,
-            binning_y=0,
-            roi=types["sensor_msgs/msg/RegionOfInterest"](
-                x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-            ),
-        )
+        message = camera_info_message(camera, stamp, frame_id)
         self.write(topic, "sensor_msgs/msg/CameraInfo", message, stamp)
-
-
-def header(stamp: int, frame_id: str) -> Any:
-    """A std_msgs/Header of :func:`typestore`'s types; ``stamp`` in nanoseconds."""
-    types = typestore().types
-    time = types["builtin_interfaces/msg/Time"](sec=stamp // 10**9, nanosec=stamp % 10**9)
-    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
-
-
-def image_message(array: np.ndarray, encoding: str, stamp: int, frame_id: str) -> Any:
-    """A sensor_msgs/Image of :func:`typestore`'s types holding ``array``."""
-    array = np.ascontiguousarray(array)
-    return typestore().types["sensor_msgs/msg/Image"](
-        header=header(stamp, frame_id),
-        height=array.shape[0],
-        width=array.shape[1],
-        encoding=encoding,
-        is_bigendian=0,
-        step=array.strides[0],
-        data=array.reshape(-1).view(np.uint8),
-    )
 
 
 def _header_stamp(data: bytes) -> int:

@@ -1,0 +1,84 @@
+"""The command `rise`: runs the module of a subcommand and turns its errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import rise_perception
+from rise_perception.errors import RiseError
+
+COMMANDS = ("predict", "replay", "eval", "train", "scenes", "info", "bench", "demo")
+MODULES = {"eval": "evaluate"}  # where the module's name is not the command's
+FAILED, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rise`; returns the exit status: 0 all done, 2 an error or something left out, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else FAILED
+    if arguments[0] == "--version":
+        print(f"rise_perception {rise_perception.__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        close = difflib.get_close_matches(command, COMMANDS, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
+        return _fail(f"there is no command {command!r}; {hint}")
+    module = _module(command)
+    parser = argparse.ArgumentParser(
+        prog=f"rise {command}",
+        description=module.SUMMARY,
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments[1:])
+    args.command_line = shlex.join(["rise", *arguments])
+    try:
+        return module.run(args)
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (RiseError, OSError) as error:  # OSError: disk full, no permission; its text names the file
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("rise: interrupted; what was written so far is kept", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _overview() -> str:
+    lines = [f"  {command:<8} {_module(command).SUMMARY}" for command in COMMANDS]
+    return "\n".join(
+        [
+            "usage: rise COMMAND ...",
+            "",
+            "Instance masks of picking scenes, for robots.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`rise COMMAND --help` shows arguments and examples; `rise --version` the version.",
+        ]
+    )
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"rise_perception.cli.{MODULES.get(command, command)}")
+
+
+def _fail(message: str) -> int:
+    print(f"rise: error: {message}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

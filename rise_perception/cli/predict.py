@@ -1,0 +1,161 @@
+"""`rise predict`: image files in; label maps, instances and overlays out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rise_perception.errors import DataError, ModelError, RiseError
+
+SUMMARY = "segment image files: label map, instances as JSON, and overlay of each"
+EXAMPLES = """\
+examples:
+  rise predict photos/ --out result
+  rise predict 'bin/*-color.png' --depth bin --depth-scale 0.0001 --out result
+  rise predict scene.png --model models/mine --device cuda --score 0.3 --out result
+
+For the picture NAME.png it writes into the folder OUT:
+  NAME.label.png        16-bit, one value an instance, 0 = background
+  NAME.instances.json   image, model, time, and each instance in COCO's conventions
+  NAME.overlay.png      the picture with the instances in colour
+A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
+Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="image files, folders, or quoted patterns"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to write into")
+    parser.add_argument("--depth", type=Path, metavar="DIR", help="folder with the depth images")
+    parser.add_argument(
+        "--depth-scale",
+        type=float,
+        metavar="METRES_PER_UNIT",
+        help="what 1 means in a depth image, in metres (default: 0.001 for integers, 1 for floats)",
+    )
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose and run a model."""
+    parser.add_argument(
+        "--model",
+        default="auto",
+        metavar="M",
+        help="model folder or name of a shipped one (default: auto, by whether there is depth)",
+    )
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1, ..."
+    )
+    parser.add_argument(
+        "--score", type=float, metavar="S", help="leave out instances that score below (default: the model's)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment every image; 2 when one of them failed."""
+    from tqdm import tqdm
+
+    from rise_perception.data.images import list_images
+
+    pictures = list_images(args.images)
+    _check_names(pictures)
+    depths = _find_depths(pictures, args.depth)
+    segmenter = load_segmenter(args, has_depth=args.depth is not None)
+    args.out.mkdir(parents=True, exist_ok=True)
+    failures: list[str] = []
+    found = 0
+    start = time.perf_counter()
+    for picture in tqdm(pictures, unit="image", dynamic_ncols=True):
+        try:
+            found += _predict(segmenter, picture, depths.get(picture), args)
+        except RiseError as error:
+            message = str(error)
+            failures.append(message if str(picture) in message else f"{picture}: {message}")
+    done = len(pictures) - len(failures)
+    rate = done / (time.perf_counter() - start)
+    print(f"{found} instances in {done} images ({rate:.1f} images/s, model {segmenter.version}): {args.out}")
+    for failure in failures:
+        print(f"rise: error: {failure}", file=sys.stderr)
+    return 2 if failures else 0
+
+
+def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
+    """The segmenter that ``args`` ask for.
+
+    Raises:
+        ModelError: no such model, or it needs depth and there is none.
+    """
+    from rise_perception.runtime.segmenter import Segmenter
+
+    if args.score is not None and not 0 <= args.score <= 1:
+        raise ModelError(f"--score {args.score} is not in 0..1")
+    segmenter = Segmenter.load(args.model, args.device, args.score)
+    if segmenter.needs_depth and not has_depth:
+        raise ModelError(
+            f"model {segmenter.version} needs depth and none is given; give it, or use --model auto"
+        )
+    return segmenter
+
+
+def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argparse.Namespace) -> int:
+    """Segment one image and write its three files; returns the number of instances."""
+    from rise_perception.data.atomic import write_json
+    from rise_perception.data.images import read_depth, read_image, write_image
+    from rise_perception.evaluation.overlay import draw_overlay
+    from rise_perception.evaluation.regions import instances_json
+
+    image = read_image(picture)
+    depth = read_depth(depth_file, args.depth_scale) if depth_file else None
+    instances = segmenter(image, depth)
+    write_image(args.out / f"{picture.stem}.label.png", instances.label_map)
+    write_image(args.out / f"{picture.stem}.overlay.png", draw_overlay(image, instances, scores=True))
+    content = {
+        "image": picture.name,
+        "file": str(picture.resolve()),
+        "depth_file": str(depth_file.resolve()) if depth_file else None,
+        "width": instances.width,
+        "height": instances.height,
+        "model": segmenter.last_model,
+        "milliseconds": {stage: round(value, 3) for stage, value in segmenter.last_timing.items()},
+        **instances_json(instances),
+    }
+    write_json(args.out / f"{picture.stem}.instances.json", content)
+    return len(instances)
+
+
+def _check_names(pictures: list[Path]) -> None:
+    """Two pictures of one name would write to the same files."""
+    seen: dict[str, Path] = {}
+    for picture in pictures:
+        if other := seen.get(picture.stem):
+            raise DataError(
+                f"{other} and {picture} would both write {picture.stem}.label.png; "
+                "rename one, or use a folder for each with --out"
+            )
+        seen[picture.stem] = picture
+
+
+def _find_depths(pictures: list[Path], folder: Path | None) -> dict[Path, Path]:
+    from rise_perception.data.images import find_companion
+
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise DataError(f"--depth {folder}: no such folder")
+    depths = {}
+    for picture in pictures:
+        path = find_companion(folder, picture.stem, ("depth",))
+        if path is None or path.samefile(picture):
+            raise DataError(
+                f"{picture} has no depth image in {folder}; expected {picture.stem}.png, or that name with "
+                "-depth or .depth at its end or in place of -color"
+            )
+        depths[picture] = path
+    return depths
