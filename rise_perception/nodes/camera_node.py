@@ -1,7 +1,7 @@
 """Plays a bag or a folder of pictures as a camera: colour, depth and camera info.
 
-Frames of a bag keep their own stamps, so that results can be compared with it; pictures get stamps from
-the start of the node. With ``acknowledge_topic`` the next frame is sent when the last one has been
+Frames of a bag keep their own stamps, so that results can be compared with it; pictures are stamped from
+zero on. With ``acknowledge_topic`` the next frame is sent when the last one has been
 acknowledged there, and again when that takes too long: nothing is lost, however slow the machine is.
 """
 
@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,9 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, UInt32
 
-from rise_perception.data import images, ros_images
-from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC, BagReader
+from rise_perception.data import ros_images
+from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
+from rise_perception.data.source import FrameSource
 from rise_perception.errors import RiseError
 from rise_perception.frame import CameraIntrinsics, Frame
 from rise_perception.nodes import qos
@@ -32,6 +31,7 @@ from rise_perception.nodes.running import run
 
 PATIENCE = 15.0  # seconds after which a frame that was not acknowledged is sent again
 TRIES = 3
+END: tuple[Frame | None, None] = (None, None)
 
 
 class CameraNode(Node):
@@ -54,7 +54,7 @@ class CameraNode(Node):
             raise RiseError("parameter 'input' is empty: name a bag or a folder of pictures (-p input:=PATH)")
         self.done = Future()
         self._period = 1.0 / rate
-        self._source = Source(Path(source), self._period, self.get_clock().now().nanoseconds)
+        self._source = FrameSource(source)
         self._frames = self._source.frames()
         self._failure: RiseError | None = None
         self._sent = self._skipped = 0
@@ -106,12 +106,12 @@ class CameraNode(Node):
         """Sends the next frame, or ends."""
         self._tries = 0
         try:
-            self._pending = next(self._frames, None)
+            self._pending, _ = next(self._frames, END)
         except RiseError as error:  # the source is damaged from here on; what came before was played
             self._pending, self._failure = None, error
         if self._pending is None and self._loop and self._sent and self._failure is None:
             self._frames = self._source.frames()
-            self._pending = next(self._frames, None)
+            self._pending, _ = next(self._frames, END)
         if self._pending is None:
             self._finish()
             return
@@ -144,44 +144,6 @@ class CameraNode(Node):
             self.done.set_exception(self._failure)
         else:
             self.done.set_result(None)
-
-
-class Source:
-    """Frames of a bag, or of pictures with stamps ``period`` seconds apart from ``start`` (ns) on."""
-
-    def __init__(self, path: Path, period: float, start: int) -> None:
-        self._path, self._period, self._start = path, period, start
-        self._paths: list[Path] = []
-        self.is_bag = path.suffix in (".mcap", ".db3") or any(path.glob("*.mcap")) or any(path.glob("*.db3"))
-        if self.is_bag:
-            with BagReader(path) as bag:
-                topic = next((t for t in (COLOR_TOPIC, f"{COLOR_TOPIC}/compressed") if t in bag.topics), "")
-                self.count = bag.counts.get(topic, 0)
-                self.has_depth = any(name.startswith(DEPTH_TOPIC) for name in bag.topics)
-                bag.frames()  # raises when the colour topic is missing
-        else:
-            self._paths = images.list_images([path])
-            self.count, self.has_depth = len(self._paths), False
-
-    def frames(self) -> Iterator[Frame]:
-        """One round; raises :class:`RiseError` after the last intact frame when something was damaged."""
-        if self.is_bag:
-            with BagReader(self._path) as bag:
-                for frame, _ in bag.frames():
-                    yield frame
-            return
-        problems = []
-        for index, path in enumerate(self._paths):
-            try:
-                image = images.read_image(path)
-            except RiseError as error:
-                problems.append(str(error))
-                continue
-            yield Frame(image, stamp=self._start + round(index * self._period * 1e9))
-        if problems:
-            raise RiseError(
-                f"{len(problems)} of {len(self._paths)} pictures were left out: {'; '.join(problems[:3])}"
-            )
 
 
 def _camera_info(header: Header, camera: CameraIntrinsics) -> CameraInfo:

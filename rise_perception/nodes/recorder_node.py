@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
@@ -22,7 +23,7 @@ from std_msgs.msg import Header, UInt32
 from tqdm import tqdm
 
 from rise_perception.data.bags import BagWriter
-from rise_perception.errors import RiseError
+from rise_perception.errors import BagError, RiseError
 from rise_perception.nodes import qos
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run
@@ -55,6 +56,7 @@ class RecorderNode(Node):
         self._writer.__enter__()
         self._written: dict[int, set[str]] = defaultdict(set)
         self._frames = 0
+        self._failure: RiseError | None = None
         self._total: int | None = None
         self._bar = tqdm(desc="segmented", unit="frame", file=sys.stderr, disable=not total_topic)
         self._confirm = self.create_publisher(Header, "~/recorded", qos.output())
@@ -73,7 +75,11 @@ class RecorderNode(Node):
         stamp = seconds * 10**9 + nanoseconds
         topics = self._written[stamp]
         if topic not in topics:
-            self._writer.write(topic, type_name, data, stamp)
+            try:
+                self._writer.write(topic, type_name, data, stamp)
+            except OSError as error:
+                self._end(BagError(f"{self._writer.path}: cannot be written any further ({error.strerror})"))
+                return
             topics.add(topic)
             if len(topics) == len(TOPICS):
                 self._frames += 1
@@ -90,14 +96,23 @@ class RecorderNode(Node):
 
     def _end_when_complete(self) -> None:
         if self._total is not None and self._frames >= self._total and not self.done.done():
-            self._confirm.wait_for_all_acked()
+            self._end(None)
+
+    def _end(self, failure: RiseError | None) -> None:
+        """Ends the recording; the bag keeps its temporary name after a failure."""
+        self._failure = failure
+        if failure is None:
+            self._confirm.wait_for_all_acked(Duration(seconds=5))
             self.done.set_result(None)
+        elif not self.done.done():
+            self.done.set_exception(failure)
 
     def destroy_node(self) -> Any:
         """Closes the bag and gives it its name."""
         self._bar.close()
-        self._writer.__exit__(None, None, None)
-        self.get_logger().info(f"wrote {self._frames} frames to {self._writer.path}")
+        self._writer.__exit__(None if self._failure is None else type(self._failure), self._failure, None)
+        if self._failure is None:
+            self.get_logger().info(f"wrote {self._frames} frames to {self._writer.path}")
         return super().destroy_node()
 
 
