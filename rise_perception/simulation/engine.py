@@ -1,0 +1,36 @@
+"""MuJoCo, imported when it is first needed, with off-screen rendering chosen before the import."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from rise_perception.errors import MissingDependencyError
+
+
+def mujoco() -> Any:
+    """The ``mujoco`` module.
+
+    On Linux without a choice in MUJOCO_GL it renders through EGL, which needs no display.
+
+    Raises:
+        MissingDependencyError: MuJoCo or the OpenGL library behind it is not installed.
+    """
+    if sys.platform.startswith("linux"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    # One software-rendering thread a process: the generator runs one process a core.
+    os.environ.setdefault("LP_NUM_THREADS", "1")
+    try:
+        import mujoco
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the tote world needs MuJoCo, which cannot be imported ({error}); "
+            "install it with: pip install 'mujoco>=3.2'"
+        ) from error
+    except (AttributeError, OSError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f"MuJoCo cannot render off screen with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
+            "on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri"
+        ) from error
+    return mujoco
