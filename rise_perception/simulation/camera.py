@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rise_perception.frame import CameraIntrinsics
-from rise_perception.simulation.scene import AWAY, LIGHTS, Scene
+from rise_perception.simulation import gripper
+from rise_perception.simulation.scene import BLOCKERS, LIGHTS, Scene
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,18 @@ class View:
         rotation: (3, 3) columns are the camera's right, down and forward in the world.
         camera: intrinsics.
         lights: as many as :data:`LIGHTS`.
-        blockers: positions (2, 3) of robot parts; far away where there are none.
+        moved: body -> (position (3,), quaternion (4,)) of the robot's parts in view; others are far away.
     """
 
     position: np.ndarray
     rotation: np.ndarray
     camera: CameraIntrinsics
     lights: tuple[Light, ...]
-    blockers: np.ndarray
+    moved: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def look_at(position: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
-    """(3, 3) right, down, forward of a camera at ``position`` looking at ``target``, with a ``roll`` in rad."""
+    """(3, 3) right, down, forward of a camera at ``position`` looking at ``target``, rolled by ``roll``."""
     forward = (target - position) / np.linalg.norm(target - position)
     up = np.array([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.995 else np.array([0.0, 1.0, 0.0])
     right = np.cross(forward, up)
@@ -129,12 +130,17 @@ def draw_view(rng: np.random.Generator, scene: Scene, width: int, height: int) -
         float((width - 1) / 2 + rng.normal(0, 0.02) * width),
         float((height - 1) / 2 + rng.normal(0, 0.02) * height),
     )
-    blockers = np.stack([AWAY, AWAY])
+    moved = {}
     if rng.random() < 0.08:  # brushes, fingers, hoses at the picture's edge
         for k, side in enumerate(rng.choice([-1, 1], 2) if rng.random() < 0.5 else (-1, 1)):
             ahead = rng.uniform(0.15, 0.3)
             across = side * (0.5 * width / focal) * ahead * rng.uniform(1.0, 1.25)
             down = rng.choice([-1, 1]) * (0.5 * height / focal) * ahead * rng.uniform(0.5, 1.1)
-            blockers[k] = position + rotation @ np.array([across, down, ahead])
+            place = position + rotation @ np.array([across, down, ahead])
+            moved[BLOCKERS[k]] = (place, np.array([1.0, 0, 0, 0]))
+    if rng.random() < 0.06:  # the robot's hand, on its way
+        main = scene.place.main
+        point = np.array([*rng.uniform(-1, 1, 2) * main.half, rng.uniform(0.3, 1.0) * main.walls])
+        moved |= gripper.hold(point, gripper.approach(scene.place.kind), rng.uniform(0.02, 0.08))
     lights = draw_lights(rng, scene.split_code, scene.place.kind, position)
-    return View(position, rotation, camera, lights, blockers)
+    return View(position, rotation, camera, lights, moved)

@@ -37,6 +37,14 @@ MIN_PIXELS, MIN_VISIBLE = 40, 0.1
 """An item with fewer visible pixels, or a smaller part of its silhouette visible, is background."""
 
 
+def check_size(width: int, height: int) -> None:
+    """Raise ConfigError unless pictures of this size can be made."""
+    if not (32 <= width <= 2048 and 32 <= height <= 2048):
+        raise ConfigError(
+            f"the size is {width}x{height}; width and height must be between 32 and 2048 pixels"
+        )
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a data set is made with; equal settings give equal bytes, whatever the number of workers.
@@ -62,9 +70,7 @@ class Settings:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.train + self.val + self.test == 0:
             raise ConfigError("train, val and test are all 0: nothing to render; ask for at least one image")
-        for name in ("width", "height"):
-            if not 32 <= getattr(self, name) <= 2048:
-                raise ConfigError(f"{name} is {getattr(self, name)} pixels; it must be between 32 and 2048")
+        check_size(self.width, self.height)
         if not 1 <= self.views <= 64:
             raise ConfigError(f"views is {self.views}; it must be between 1 and 64")
 
@@ -94,12 +100,17 @@ class Shot:
     view: View
 
 
-def expose(scene: Scene, rendering: Rendering, view: View, rng: np.random.Generator) -> Shot:
-    """Add the sensor's noise to a rendering and drop the items too small or too hidden to be labelled."""
+def expose(
+    scene: Scene, rendering: Rendering, view: View, rng: np.random.Generator, grain: np.random.Generator
+) -> Shot:
+    """Add the sensor's noise to a rendering and drop the items too small or too hidden to be labelled.
+
+    What the sensor is like is drawn from ``rng``, the noise of this picture from ``grain``.
+    """
     focal = view.camera.fx
-    image = photograph(rng, rendering.image, rendering.depth, focal)
+    image = photograph(rng, grain, rendering.image, rendering.depth, focal)
     shiny = np.isin(rendering.labels, [label for label in scene.labels if scene.item(label).shiny])
-    depth = measure_depth(rng, rendering.depth, focal, shiny, image)
+    depth = measure_depth(rng, grain, rendering.depth, focal, shiny, image)
     labels = np.maximum(rendering.labels, 0).astype(np.uint16)
     amodal = {}
     for label, whole in rendering.amodal.items():
@@ -139,7 +150,7 @@ def still_shots(
     amount = min(settings.views, getattr(settings, split) - index * settings.views)
     for _ in range(amount):
         view = good_view(rng, scene, renderer)
-        yield scene, expose(scene, renderer.render(view, rng), view, rng)
+        yield scene, expose(scene, renderer.render(view, rng), view, rng, rng)
 
 
 def encode(mask: np.ndarray) -> dict[str, Any]:

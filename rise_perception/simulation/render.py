@@ -10,7 +10,7 @@ import numpy as np
 from rise_perception.simulation.assets import HIDDEN_GROUP
 from rise_perception.simulation.camera import View
 from rise_perception.simulation.engine import mujoco
-from rise_perception.simulation.scene import Scene
+from rise_perception.simulation.scene import AWAY, Scene
 
 NEAR, FAR = 0.02, 12.0
 _SAMPLES = 2
@@ -72,8 +72,10 @@ class Renderer:
     def _aim(self, view: View) -> None:
         near, far = NEAR, FAR
         mj, scene, c = self._mj, self._scene, view.camera
-        for k, position in enumerate(view.blockers):
-            scene.data.mocap_pos[k] = position
+        scene.data.mocap_pos[:] = AWAY
+        for name, (position, quat) in view.moved.items():
+            k = scene.model.body(name).mocapid[0]
+            scene.data.mocap_pos[k], scene.data.mocap_quat[k] = position, quat
         for k, light in enumerate(view.lights):
             scene.model.light_pos[k], scene.model.light_dir[k] = light.position, light.direction
             scene.model.light_diffuse[k], scene.model.light_ambient[k] = light.diffuse, 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from rise_perception.simulation import textures
 from rise_perception.simulation.assets import Builder
 from rise_perception.simulation.engine import mujoco
+from rise_perception.simulation.gripper import add_gripper
 from rise_perception.simulation.items import Item, add_item, draw_recipe
 from rise_perception.simulation.places import CONTAINER, Place, Region, add_place
 
@@ -18,6 +19,8 @@ AWAY = np.array([0.0, 0.0, -60.0])
 """Where bodies go that have left: behind every far clipping plane."""
 TIMESTEP = 0.004
 LIGHTS = 3
+BLOCKERS = ("blocker_left", "blocker_right")
+"""Bodies of something of the robot that may hang into a view."""
 
 
 @dataclass
@@ -60,6 +63,16 @@ class Scene:
         joint.qpos[3:] = (1, 0, 0, 0)
         joint.qvel[:] = 0
         self.present.discard(label)
+
+    def move(self, label: int, by: np.ndarray) -> None:
+        """Shift the item ``by`` (3,) metres and stop it, as a hand does that holds it."""
+        joint = self.data.joint(self.item(label).body)
+        joint.qpos[:3] += by
+        joint.qvel[:] = 0
+
+    def push(self, label: int, velocity: np.ndarray) -> None:
+        """Give the item a ``velocity`` (3,) in m/s."""
+        self.data.joint(self.item(label).body).qvel[:3] += velocity
 
     def settle(self, seconds: float) -> None:
         """Let physics run, then take away what fell down, flew off or still moves fast."""
@@ -202,12 +215,13 @@ def make_scene(
     blocker = builder.material(
         np.stack([textures.surface(rng, 64, None, textures.colour(rng, "dark"))] * 6), gloss=0.2
     )
-    for k in range(2):  # something of the robot that may hang into the view, see camera.py
+    for name in BLOCKERS:
         body = builder.spec.worldbody.add_body()
-        body.name, body.mocap, body.pos = f"blocker{k}", True, list(AWAY)
+        body.name, body.mocap, body.pos = name, True, list(AWAY)
         builder.solid(
             body, "box", tuple(rng.uniform(0.01, 0.04, 3) * (1, 1, 2)), material=blocker, ghost=True
         )
+    add_gripper(builder, rng)
     for k in range(LIGHTS):
         light = builder.spec.worldbody.add_light()
         light.name, light.pos, light.dir = f"light{k}", [0, 0, 2], [0, 0, -1]

@@ -206,7 +206,7 @@ def _pillow(b: Builder, body: Any, look: Look, half: np.ndarray, crumple: float,
     uv = np.stack([(x + 1) / 2, (y + 1) / 2], -1)
     for sign in (1, -1):
         bumps = 1 + crumple * textures.noise(rng, side, side, (5, 5))
-        z = sign * half[2] * dome * np.clip(bumps, 0.3, 1.4) + 0.002 * sign
+        z = sign * half[2] * dome * np.clip(bumps, 0.3, 1.4)
         sheet = np.stack([half[0] * x * (1 + edge), half[1] * y * (1 + edge.T), z], -1)
         b.mesh(
             body, b.sheet(sheet if sign > 0 else sheet[:, ::-1], uv if sign > 0 else uv[:, ::-1]), material
