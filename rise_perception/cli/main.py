@@ -33,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         close = difflib.get_close_matches(command, COMMANDS, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"commands are: {', '.join(COMMANDS)}"
         return _fail(f"there is no command {command!r}; {hint}")
-    module = _module(command)
+    try:
+        module = _module(command)
+    except ImportError as error:
+        return _fail(f"`rise {command}` cannot run here: {error}")
     parser = argparse.ArgumentParser(
         prog=f"rise {command}",
         description=module.SUMMARY,
@@ -56,19 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {command:<8} {_module(command).SUMMARY}" for command in COMMANDS]
-    return "\n".join(
-        [
-            "usage: rise COMMAND ...",
-            "",
-            "Instance masks of picking scenes, for robots.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "`rise COMMAND --help` shows arguments and examples; `rise --version` the version.",
-        ]
-    )
+    lines = ["usage: rise COMMAND ...", "", "Instance masks of picking scenes, for robots.", "", "commands:"]
+    for command in COMMANDS:
+        try:
+            summary = _module(command).SUMMARY
+        except ImportError as error:  # an optional part that is missing hurts its own command only
+            summary = f"cannot run here: {error}"
+        lines.append(f"  {command:<8} {summary}")
+    lines += ["", "`rise COMMAND --help` shows arguments and examples; `rise --version` the version."]
+    return "\n".join(lines)
 
 
 def _module(command: str) -> Any:

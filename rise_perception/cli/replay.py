@@ -137,7 +137,7 @@ class Replay:
         self.worst.offer(score, lambda: draw_row(f"{name}: F {score:.2f}", frame.image, truth, prediction))
 
     def _log_time(self, stamp: int) -> int:
-        """Rising log times that keep the frames' pace when their clock jumps back; headers keep their stamps."""
+        """Log times at the frames' pace that rise also when their clock jumps back (headers keep it)."""
         if stamp + self._shift <= self._clock:
             self._shift = self._clock + 1 - stamp
         self._clock = stamp + self._shift

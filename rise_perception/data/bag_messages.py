@@ -56,7 +56,7 @@ def camera_info_message(camera: CameraIntrinsics, stamp: int, frame_id: str) -> 
 
 
 def instance_array_message(instances: Instances, frame: Frame, model_version: str, latency_ms: float) -> Any:
-    """A rise_msgs/InstanceArray with the frame's stamp; with centroids and 3D boxes if it has depth and camera."""
+    """A rise_msgs/InstanceArray of a frame; centroids and 3D boxes where it has depth and camera."""
     locations: list[Location | None] = [None] * len(instances)
     if frame.depth is not None and frame.camera is not None:
         locations = locate(instances, frame.depth, frame.camera)
