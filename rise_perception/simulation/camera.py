@@ -141,6 +141,6 @@ def draw_view(rng: np.random.Generator, scene: Scene, width: int, height: int) -
     if rng.random() < 0.06:  # the robot's hand, on its way
         main = scene.place.main
         point = np.array([*rng.uniform(-1, 1, 2) * main.half, rng.uniform(0.3, 1.0) * main.walls])
-        moved |= gripper.hold(point, gripper.approach(scene.place.kind), rng.uniform(0.02, 0.08))
+        moved |= gripper.hold(point, gripper.approach(scene.place.kind, position), rng.uniform(0.02, 0.08))
     lights = draw_lights(rng, scene.split_code, scene.place.kind, position)
     return View(position, rotation, camera, lights, moved)

@@ -35,9 +35,14 @@ def add_gripper(builder: Builder, rng: np.random.Generator) -> None:
         builder.solid(palm, "ellipsoid", (0.017, 0.017, 0.014), (0, 0, 0.012), material=accent, ghost=True)
 
 
-def approach(kind: str) -> np.ndarray:
-    """(3,) direction from the grasp to the robot: up, or out of a bin."""
-    return np.array([0.0, -0.94, 0.34]) if kind == "bin" else np.array([0.0, 0.0, 1.0])
+def approach(kind: str, camera: np.ndarray) -> np.ndarray:
+    """(3,) direction from the grasp to the robot: up, or out of a bin, and away from the ``camera`` (3,)."""
+    if kind == "bin":
+        way = np.array([-0.65 if camera[0] > 0 else 0.65, -0.75, 0.1])
+    else:
+        way = np.array([0.0, 0.0, 1.0])
+        way[:2] = -0.55 * camera[:2] / max(float(np.linalg.norm(camera[:2])), 1e-6)
+    return way / np.linalg.norm(way)
 
 
 def hold(point: np.ndarray, towards: np.ndarray, opening: float) -> dict[str, tuple[np.ndarray, np.ndarray]]:

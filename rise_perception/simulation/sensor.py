@@ -29,7 +29,7 @@ def photograph(
     What the camera is like is drawn from ``rng``, the noise of this picture from ``grain``.
     """
     height, width = depth.shape
-    picture = image * (1 - rng.uniform(0.2, 0.9) * (1 - occlusion(depth, focal)))[..., None]
+    picture = image * (1 - rng.uniform(0.0, 0.8) * (1 - occlusion(depth, focal)))[..., None]
     # Automatic exposure: brings the mean near a target, and is sometimes off.
     mean = max(float(picture.mean()), 4.0)
     picture *= np.clip(rng.uniform(70, 140) / mean, 0.4, 5.0)

@@ -21,6 +21,7 @@ UNKNOWN, SUCCESS, EMPTY, DOUBLE, DROPPED = 0, 1, 2, 3, 4
 START = 1_700_000_000 * 10**9
 PERIOD = 200_000_000
 """First stamp and time between frames, in nanoseconds."""
+FRAMES_PER_PICK = 5
 _SCENE_INDEX = 1 << 32  # far beyond the still scenes of the same seed
 _LIFT = 0.16  # metres
 
@@ -103,6 +104,7 @@ class _Film:
     def __init__(self, scene: Scene, renderer: Renderer, view: View, seed: list[int]) -> None:
         self._scene, self._renderer, self._view, self._seed = scene, renderer, view, seed
         self._number = 0
+        self.approach = gripper.approach(scene.place.kind, view.position)
         renderer.load(scene)
 
     def take(self, hand: tuple[np.ndarray, float] | None = None, event: Event | None = None) -> Moment:
@@ -110,7 +112,7 @@ class _Film:
         view = self._view
         if hand is not None:
             point, opening = hand
-            view = replace(view, moved=gripper.hold(point, gripper.approach(self._scene.place.kind), opening))
+            view = replace(view, moved=gripper.hold(point, self.approach, opening))
         sensor = np.random.default_rng([*self._seed, 2])  # the same draws each frame: the same camera
         grain = np.random.default_rng([*self._seed, 3, self._number])
         rendering = self._renderer.render(view, np.random.default_rng([*self._seed, 4]))
@@ -160,7 +162,7 @@ def _grasp(
     outcome: int,
 ) -> Iterator[Moment]:
     """The five frames of one attempt, with what it does to the scene."""
-    way = gripper.approach(scene.place.kind)
+    way = film.approach
     point = scene.position(target)
     width = float(np.clip(2 * np.sort(scene.item(target).half)[0], 0.012, 0.085))
     yield film.take(None, Event(grasp, BEFORE, target, UNKNOWN))

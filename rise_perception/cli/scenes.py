@@ -1,0 +1,70 @@
+"""`rise scenes`: make data of the tote world: still scenes, pick sequences, bags."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from rise_perception.errors import ConfigError
+
+SUMMARY = "make training data of simulated totes, shelf bins and tables"
+EXAMPLES = """\
+examples:
+  rise scenes stills data/tote --train 3000 --val 300 --test 400 --workers 4
+  rise scenes sequence data/picks --picks 7 --seed 3
+  rise scenes bag picks_bag --picks 7 --kind bin
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    forms = parser.add_subparsers(dest="form", required=True, metavar="{stills,sequence,bag}")
+    stills = forms.add_parser("stills", help="settled scenes from several views, as COCO JSON and images")
+    stills.add_argument("out", type=Path, metavar="OUT", help="folder; an unfinished data set is continued")
+    stills.add_argument("--train", type=int, default=1000, help="training images (default %(default)s)")
+    stills.add_argument("--val", type=int, default=100, help="validation images (default %(default)s)")
+    stills.add_argument("--test", type=int, default=200, help="test images (default %(default)s)")
+    stills.add_argument("--views", type=int, default=4, help="pictures of each scene (default %(default)s)")
+    stills.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    sequence = forms.add_parser("sequence", help="items picked one after another, as COCO JSON and images")
+    sequence.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    bag = forms.add_parser("bag", help="items picked one after another, as a ROS 2 bag (MCAP)")
+    bag.add_argument("out", type=Path, metavar="OUT", help="new rosbag2 folder")
+    for form in (sequence, bag):
+        form.add_argument("--picks", type=int, default=7, help="grasps, 1 to 20 (default %(default)s)")
+        form.add_argument("--kind", default="tote", help="tote, bin or table (default %(default)s)")
+        form.add_argument(
+            "--split", default="test", help="whose items: train, val or test (default %(default)s)"
+        )
+    for form in (stills, sequence, bag):
+        form.add_argument("--size", default="320x240", metavar="WxH", help="pixels (default %(default)s)")
+        form.add_argument(
+            "--seed", type=int, default=0, help="another seed, other scenes (default %(default)s)"
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the data and say what and where."""
+    width, height = _size(args.size)
+    if args.form == "stills":
+        from rise_perception.simulation.dataset import Settings, write_dataset
+
+        settings = Settings(args.train, args.val, args.test, width, height, args.views, args.seed)
+        counts = write_dataset(args.out, settings, args.workers)
+        print(f"{args.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images")
+        return 0
+    from rise_perception.simulation.recording import write_bag, write_sequence
+    from rise_perception.simulation.sequence import SequenceSettings
+
+    settings = SequenceSettings(args.picks, args.seed, args.split, args.kind, width, height)
+    frames, picks = (write_sequence if args.form == "sequence" else write_bag)(args.out, settings)
+    print(f"{args.out}: {frames} frames, {picks} grasps")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if found is None:
+        raise ConfigError(f"--size is {text!r}; give WIDTHxHEIGHT in pixels, for example 320x240")
+    return int(found[1]), int(found[2])
