@@ -1,0 +1,70 @@
+"""The segmentation node for a live camera.
+
+ros2 launch rise_perception live.launch.py
+ros2 launch rise_perception live.launch.py color:=/wrist/color/image_raw info:=/wrist/color/camera_info \
+    depth:=/wrist/aligned_depth_to_color/image_raw rviz:=true
+"""
+
+import os
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
+from launch.conditions import IfCondition
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = Path(__file__).resolve().parents[1]  # the installed share folder, or the checkout
+ARGUMENTS = {
+    "model": ("auto", "model folder, name of a shipped model, or auto"),
+    "device": ("auto", "auto, cpu, cuda"),
+    "color": ("/camera/color/image_raw", "colour image topic; .../compressed for CompressedImage"),
+    "depth": ("/camera/depth/image_raw", "depth topic, registered to colour; '' for none"),
+    "info": ("/camera/color/camera_info", "camera info topic of the colour image"),
+    "params": (str(SHARE / "config/segmentation_node.yaml"), "parameter file"),
+    "rviz": ("false", "start RViz too"),
+}
+
+
+def text(name: str) -> ParameterValue:
+    """The argument as a string, whatever it looks like."""
+    return ParameterValue(LaunchConfiguration(name), value_type=str)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Segmentation node, RViz on demand, and the Fast DDS profile unless the user has one."""
+    actions = [
+        DeclareLaunchArgument(name, default_value=value, description=about)
+        for name, (value, about) in ARGUMENTS.items()
+    ]
+    if not {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"} & os.environ.keys():
+        profile = str(SHARE / "config/fastdds.xml")
+        actions.append(SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile))
+    actions.append(
+        Node(
+            package="rise_perception",
+            executable="segmentation_node",
+            name="segmentation_node",
+            output="screen",
+            parameters=[
+                LaunchConfiguration("params"),
+                {
+                    "model": text("model"),
+                    "device": text("device"),
+                    "color_topic": text("color"),
+                    "depth_topic": text("depth"),
+                    "info_topic": text("info"),
+                },
+            ],
+        )
+    )
+    actions.append(
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", str(SHARE / "config/rise.rviz")],
+            condition=IfCondition(LaunchConfiguration("rviz")),
+        )
+    )
+    return LaunchDescription(actions)
