@@ -197,27 +197,25 @@ def test_depth_none_leaves_depth_out(bag):
     assert all(frame.depth is None for frame, _ in read(bag, depth="none"))
 
 
-def test_clock_jumping_back_pairs_within_each_lap(tmp_path):
+@pytest.mark.parametrize("depth_first", [True, False])
+def test_clock_jumping_back_pairs_within_each_lap(tmp_path, depth_first):
     with BagWriter(tmp_path / "b") as writer:
         for lap in range(2):  # the log time goes on, the stamps start again, as in a looped bag
             for i in range(5):
                 stamp, log = START + i * PERIOD, START + (5 * lap + i) * PERIOD
                 value = 10 * lap + i
-                for topic, array, encoding in (
+                images = [
                     (bags.DEPTH_TOPIC, depth(value), "16UC1"),
                     (bags.COLOR_TOPIC, picture(value), "rgb8"),
-                ):
-                    writer.write(
-                        topic, "sensor_msgs/msg/Image", image_message(array, encoding, stamp, "cam"), log
-                    )
+                ]
+                for topic, array, encoding in images if depth_first else images[::-1]:
+                    message = image_message(array, encoding, stamp, "cam")
+                    writer.write(topic, "sensor_msgs/msg/Image", message, log)
     frames = [frame for frame, _ in read(tmp_path / "b")]
+    values = [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
     assert [f.stamp for f in frames] == [START + i * PERIOD for i in range(5)] * 2
-    assert [int(f.image[0, 0, 0]) for f in frames] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
-    np.testing.assert_allclose(
-        [f.depth[0, 0] for f in frames],
-        [0.5 + v / 1000 for v in (0, 1, 2, 3, 4, 10, 11, 12, 13, 14)],
-        rtol=1e-6,
-    )
+    assert [int(f.image[0, 0, 0]) for f in frames] == values
+    np.testing.assert_allclose([f.depth[0, 0] for f in frames], [0.5 + v / 1000 for v in values], rtol=1e-6)
 
 
 def test_camera_that_changes_resolution(tmp_path):

@@ -132,6 +132,7 @@ class BagReader:
         pending: deque[tuple[int, RawMessage]] = deque()
         camera = next((_intrinsics(message) for _, message in self._quietly(info)), None)
         problems: list[str] = []
+        last_stamp = 0
 
         def take(topic: str | None, stamp: int) -> Any:
             queue = companions[topic] if topic else ()
@@ -165,12 +166,13 @@ class BagReader:
                 if raw.topic != color:
                     companions[raw.topic].append((stamp, raw))
                 else:
-                    if pending and stamp < pending[-1][0]:  # the clock jumped back: the past is complete
+                    if stamp < last_stamp:  # the clock jumped back: the past is complete
                         yield from release(wait=False)
                         for queue in companions.values():
                             fresh = [entry for entry in queue if entry[0] <= stamp + tolerance]
                             queue.clear()
                             queue.extend(fresh)
+                    last_stamp = stamp
                     pending.append((stamp, raw))
                 yield from release(wait=True)
         except BagError as error:
