@@ -131,13 +131,20 @@ def test_more_than_a_hundred_predictions_keep_the_best():
 # ---- regions
 
 
-def test_rle_of_label_map_is_coco_rle():
-    label_map = np.zeros(SIZE, np.uint16)
-    label_map[3:9, 4:7], label_map[20:, 30:] = 5, 900
-    for label, rle in zip((5, 900), encode_label_map(label_map, [5, 900]), strict=True):
-        assert isinstance(rle["counts"], str)
+@pytest.mark.parametrize("seed", range(20))
+def test_rle_of_label_map_is_what_pycocotools_makes_of_each_mask(seed):
+    rng = np.random.default_rng(seed)
+    label_map = np.kron(rng.integers(0, 5, (5, 6)), np.ones((3, 2), int)).astype(np.uint16) * 250
+    label_map[0, 0], label_map[-1, -1] = rng.integers(0, 2, 2) * 250  # runs that begin or end the image
+    labels = np.unique(label_map[label_map > 0])
+    for label, rle in zip(labels, encode_label_map(label_map, labels), strict=True):
+        assert rle == encode_mask(label_map == label)
         json.dumps(rle)
         np.testing.assert_array_equal(coco_mask.decode(rle).astype(bool), label_map == label)
+
+
+def test_rle_of_a_full_image():
+    assert encode_label_map(np.ones(SIZE, np.uint16), [1]) == [encode_mask(np.ones(SIZE, bool))]
 
 
 def test_paint_gives_pixels_to_the_first():

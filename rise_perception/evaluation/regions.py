@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from scipy.ndimage import find_objects
 
 from rise_perception.instances import Instances
 
@@ -77,9 +78,28 @@ def regions_of_map(label_map: np.ndarray) -> list[Region]:
 
 
 def encode_label_map(label_map: np.ndarray, labels: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-    """COCO RLE (``size`` [h, w], ``counts`` str) of the pixels of each of ``labels``."""
+    """COCO RLE (``size`` [h, w], ``counts`` str) of the pixels of each of ``labels``, all of which occur."""
+    height, width = label_map.shape
     columns = np.asfortranarray(label_map)  # RLE runs down the columns: turn the map once, not every mask
-    return [encode_mask(columns == label) for label in labels]
+    boxes = find_objects(label_map.astype(np.int32))
+    rles = []
+    for label in labels:
+        # Only the columns that the label touches are looked at; those before and after are one run each.
+        span = boxes[int(label) - 1][1]
+        pixels = (columns[:, span] == label).ravel(order="F")
+        changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+        counts = np.diff(
+            np.concatenate([[0] * (1 + int(pixels[0])), changes, [pixels.size]])
+        ).tolist()  # background first
+        counts[0] += span.start * height
+        after = (width - span.stop) * height
+        if pixels[-1] and after:
+            counts.append(after)
+        else:
+            counts[-1] += after
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+        rles.append({"size": [height, width], "counts": rle["counts"].decode("ascii")})
+    return rles
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
