@@ -66,10 +66,10 @@ def pixels(message: Any) -> np.ndarray:
         ImageError: unknown encoding, an empty image, or size, step and data that contradict each other.
     """
     encoding = message.encoding
-    kind = _PLAIN.get(encoding) or _RAW.get(encoding, (None,))[:2]
-    if len(kind) != 2:
+    if encoding not in _PLAIN and encoding not in _RAW:
         known = ", ".join([*_PLAIN, *_RAW])
         raise ImageError(f"image encoding {encoding!r} is not supported; supported: {known}")
+    kind = _PLAIN.get(encoding) or _RAW[encoding][:2]
     height, width = int(message.height), int(message.width)
     if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
         raise ImageError(f"image says it is {width}x{height} pixels; expected 1 to {_MAX_SIDE} each way")
@@ -180,7 +180,7 @@ def _demosaic(message: Any, view: np.ndarray) -> np.ndarray:
         raise ImageError(
             f"image {message.width}x{message.height} {message.encoding} is too small: it takes 2x2 pixels"
         )
-    if message.encoding.startswith(("yuv", "uyvy")) and view.shape[1] % 2:
+    if view.ndim == 3 and view.shape[1] % 2:
         raise ImageError(
             f"image of {view.shape[1]} pixels {message.encoding} has an odd width; it must be even"
         )

@@ -30,6 +30,7 @@ from rise_perception.runtime.tracker import Tracker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 LISTEN_PERIOD = 0.2  # seconds between looks at who listens
+LAST_FRAME = 3.0  # seconds that the frame in work gets when the process ends
 SILENCE = 2.0  # seconds without an image after which the camera counts as gone
 
 
@@ -279,7 +280,13 @@ class SegmentationNode(LifecycleNode):
         return found
 
     def destroy_node(self) -> None:
-        """Stops the worker before the node goes."""
+        """Stops the worker before the node goes; a frame that takes long does not hold up the end."""
+        if self._inputs is not None:
+            self._inputs.stop()
+        if self._worker is not None:
+            self._worker.join(LAST_FRAME)
+            if self._worker.is_alive():
+                return
         self._release()
         super().destroy_node()
 

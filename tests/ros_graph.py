@@ -1,0 +1,176 @@
+"""A small ROS 2 graph for tests: real nodes in processes of their own, this one as camera and consumer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed; `make venv` installs it")
+
+from builtin_interfaces.msg import Time  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rise_msgs.msg import InstanceArray  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from std_msgs.msg import Header  # noqa: E402
+
+from rise_perception.data import ros_images  # noqa: E402
+from rise_perception.nodes.processes import NodeProcess, environment, free_domain  # noqa: E402
+
+PATIENCE = 120.0  # seconds; a loaded machine takes most of a minute to import torch
+COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth/image_raw", "/camera/color/camera_info"
+RELIABLE = {f"qos_overrides.{topic}.subscription.reliability": "reliable" for topic in (COLOR, DEPTH, INFO)}
+
+
+class Graph:
+    """A domain of its own with this process in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.domain = free_domain()
+        self.env = {**environment(self.domain), "OMP_NUM_THREADS": "2"}
+        # The profile has to be the nodes' own, and is read when the first participant is made.
+        os.environ.update({k: v for k, v in self.env.items() if k.startswith(("FAST", "ROS_AUTO"))})
+        self._folder = folder
+        self._processes: list[NodeProcess] = []
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=self.domain)
+        self.node = rclpy.create_node("test", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        self._color = self.node.create_publisher(Image, COLOR, reliable)
+        self._depth = self.node.create_publisher(Image, DEPTH, reliable)
+        self._info = self.node.create_publisher(CameraInfo, INFO, reliable)
+        self.received: dict[str, list[Any]] = {}
+        self._subscriptions: dict[str, Any] = {}
+        self.diagnostics: list[DiagnosticStatus] = []
+        self.node.create_subscription(
+            DiagnosticArray, "/diagnostics", lambda m: self.diagnostics.append(m.status[0]), 10
+        )
+
+    def start(
+        self, name: str, parameters: Mapping[str, Any], env: Mapping[str, str] | None = None
+    ) -> NodeProcess:
+        """Starts a node of the package."""
+        log = self._folder / f"{name}-{len(self._processes)}.log"
+        process = NodeProcess(name, parameters, env or self.env, log)
+        self._processes.append(process)
+        return process
+
+    def spin(self, seconds: float) -> None:
+        """Handles what comes in for a while."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+        """Spins until ``condition`` gives something true, and returns it."""
+        end = time.monotonic() + timeout
+        while not (value := condition()):
+            if time.monotonic() > end:
+                logs = "\n".join(f"--- {p.name}\n{p.log_tail(30)}" for p in self._processes)
+                said = self.diagnostics[-1].message if self.diagnostics else "nothing"
+                pytest.fail(f"waited {timeout:.0f} s for {what}; diagnostics said: {said}\n{logs}")
+            self._executor.spin_once(timeout_sec=0.05)
+        return value
+
+    def listen(self, topic: str, kind: type, qos: Any = 10) -> list[Any]:
+        """Subscribes and returns the list that messages are appended to."""
+        if topic not in self.received:
+            self.received[topic] = []
+            append = self.received[topic].append
+            self._subscriptions[topic] = self.node.create_subscription(kind, topic, append, qos)
+        return self.received[topic]
+
+    def stop_listening(self, topic: str) -> None:
+        """Unsubscribes."""
+        self.node.destroy_subscription(self._subscriptions.pop(topic))
+        del self.received[topic]
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        """Calls a service and returns its response."""
+        client = self.node.create_client(kind, name)
+        try:
+            self.wait(client.service_is_ready, f"service {name}")
+            future = client.call_async(request)
+            self.wait(future.done, f"the answer of {name}")
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def wait_for_camera_subscriber(self) -> None:
+        """Waits until the segmentation node sees this process as its camera."""
+        self.wait(
+            lambda: all(p.get_subscription_count() for p in (self._color, self._depth, self._info)),
+            "the segmentation node to subscribe to the camera",
+        )
+
+    def camera_subscribers(self) -> int:
+        """How many subscribe to the colour image."""
+        return int(self._color.get_subscription_count())
+
+    def send(self, image: np.ndarray | Image, depth: np.ndarray | Image | None, stamp: int) -> None:
+        """Publishes a frame; arrays are rgb8 and metres, messages go out as they are, stamped."""
+        header = header_of(stamp)
+        if depth is not None:
+            if isinstance(depth, np.ndarray):
+                depth = ros_images.fill(Image(), depth, "32FC1")
+            depth.header = header
+            self._depth.publish(depth)
+        if isinstance(image, np.ndarray):
+            height, width = image.shape[:2]
+            k = [200.0, 0.0, width / 2, 0.0, 200.0, height / 2, 0.0, 0.0, 1.0]
+            self._info.publish(CameraInfo(header=header, width=width, height=height, k=k))
+            image = ros_images.fill(Image(), image, "rgb8")
+        image.header = header
+        self._color.publish(image)
+
+    def segment(
+        self, image: np.ndarray | Image, depth: np.ndarray | Image | None, stamp: int
+    ) -> InstanceArray:
+        """Publishes a frame and waits for its instances."""
+        instances = self.listen("/segmentation_node/instances", InstanceArray)
+        self.wait_for_camera_subscriber()
+        before = len(instances)
+        self.send(image, depth, stamp)
+        return self.wait(
+            lambda: next((m for m in instances[before:] if stamp_of(m) == stamp), None), f"frame {stamp}"
+        )
+
+    def wait_for_diagnostics(self, text: str, timeout: float = PATIENCE) -> DiagnosticStatus:
+        """Waits for a status, from now on, whose message or values contain ``text``."""
+        seen = len(self.diagnostics)
+
+        def matching() -> DiagnosticStatus | None:
+            return next((s for s in self.diagnostics[seen:] if text in status_text(s)), None)
+
+        return self.wait(matching, f"diagnostics that say {text!r}", timeout)
+
+    def close(self) -> None:
+        """Stops everything."""
+        for process in reversed(self._processes):
+            process.stop()
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+def header_of(stamp: int) -> Header:
+    return Header(
+        stamp=Time(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id="camera_color_optical_frame"
+    )
+
+
+def stamp_of(message: Any) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def status_text(status: DiagnosticStatus) -> str:
+    return status.message + "\n" + "\n".join(f"{v.key}: {v.value}" for v in status.values)
