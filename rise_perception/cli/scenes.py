@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.simulation.recording import write_bag, write_sequence
     from rise_perception.simulation.sequence import SequenceSettings
 
-    settings = SequenceSettings(args.picks, args.seed, args.split, args.kind, width, height)
-    frames, picks = (write_sequence if args.form == "sequence" else write_bag)(args.out, settings)
+    picking = SequenceSettings(args.picks, args.seed, args.split, args.kind, width, height)
+    frames, picks = (write_sequence if args.form == "sequence" else write_bag)(args.out, picking)
     print(f"{args.out}: {frames} frames, {picks} grasps")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ class Builder:
         name: str,
         material: str,
         solid: bool = False,
-        pos: tuple[float, float, float] = (0.0, 0.0, 0.0),
+        pos: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
     ) -> None:
         """Draw mesh ``name`` at ``pos``; it collides and has mass (as its convex hull) only if ``solid``."""
         geom = body.add_geom(
@@ -127,8 +128,8 @@ class Builder:
         self,
         body: Any,
         shape: str,
-        size: tuple[float, ...],
-        pos: tuple[float, float, float] | np.ndarray = (0.0, 0.0, 0.0),
+        size: Sequence[float] | np.ndarray,
+        pos: Sequence[float] | np.ndarray = (0.0, 0.0, 0.0),
         quat: np.ndarray | None = None,
         material: str | None = None,
         ghost: bool = False,

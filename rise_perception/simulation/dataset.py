@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,8 @@ def expose(
     return Shot(image, depth, labels, rendering.labels == -1, amodal, view)
 
 
-def good_view(rng: np.random.Generator, scene: Scene, renderer: Renderer) -> View:
-    """A view that shows items and is not blocked; the best of several if none is good."""
+def good_view(rng: np.random.Generator, scene: Scene, renderer: Renderer, enough: int = 3) -> View:
+    """A view that shows ``enough`` items and is not blocked; the best of several if none is good."""
     best: tuple[int, View] | None = None
     for _ in range(8):
         view = draw_view(rng, scene, renderer.width, renderer.height)
@@ -134,7 +135,7 @@ def good_view(rng: np.random.Generator, scene: Scene, renderer: Renderer) -> Vie
         score = seen - 10 * (int(large) + int((depth < 0.2).mean() > 0.15))
         if best is None or score > best[0]:
             best = (score, view)
-        if score >= min(3, len(scene.labels)):
+        if score >= min(enough, len(scene.labels)):
             break
     assert best is not None
     return best[1]
@@ -159,7 +160,7 @@ def encode(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [int(s) for s in code["size"]], "counts": code["counts"].decode("ascii")}
 
 
-def annotations(scene: Scene, shot: Shot) -> list[dict[str, Any]]:
+def annotate(scene: Scene, shot: Shot) -> list[dict[str, Any]]:
     """COCO annotations of one picture, without ids."""
     out = []
     for label in [0, *shot.amodal]:
@@ -168,7 +169,7 @@ def annotations(scene: Scene, shot: Shot) -> list[dict[str, Any]]:
             continue
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
-        entry = {
+        entry: dict[str, Any] = {
             "category_id": 2 if label else 1,
             "label": label,
             "segmentation": encode(mask),
@@ -203,13 +204,14 @@ def write_shot(out: Path, name: str, scene: Scene, shot: Shot) -> dict[str, Any]
         "height": camera.height,
         "camera": {key: getattr(camera, key) for key in ("fx", "fy", "cx", "cy")},
         "place": scene.place.kind,
-        "annotations": annotations(scene, shot),
+        "annotations": annotate(scene, shot),
     }
 
 
 def coco(records: list[dict[str, Any]], description: str) -> dict[str, Any]:
     """A COCO data set of :func:`write_shot`'s records, with ids counted from 1."""
-    images, notes = [], []
+    images: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
     for number, record in enumerate(records, 1):
         images.append({"id": number, **{k: v for k, v in record.items() if k != "annotations"}})
         for note in record["annotations"]:
@@ -295,6 +297,11 @@ def write_dataset(out: Path, settings: Settings, workers: int = 1) -> dict[str, 
                 try:
                     for job in as_completed(jobs):
                         bar.update(job.result())
+                except BrokenProcessPool as error:
+                    raise DataError(
+                        f"a worker process died while rendering {split} (out of memory?); "
+                        f"give the same command again to go on with {out}, perhaps with fewer workers"
+                    ) from error
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise

@@ -23,14 +23,19 @@ def mujoco() -> Any:
     os.environ.setdefault("LP_NUM_THREADS", "1")
     try:
         import mujoco
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"the tote world needs MuJoCo, which cannot be imported ({error}); "
+            f"the tote world needs MuJoCo, which is not installed ({error}); "
             "install it with: pip install 'mujoco>=3.2'"
         ) from error
-    except (AttributeError, OSError, RuntimeError) as error:
-        raise MissingDependencyError(
-            f"MuJoCo cannot render off screen with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
-            "on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri"
-        ) from error
+    except (ImportError, AttributeError, OSError, RuntimeError) as error:
+        raise no_opengl(error) from error
     return mujoco
+
+
+def no_opengl(error: Exception) -> MissingDependencyError:
+    """The error to raise when off-screen OpenGL fails with ``error``."""
+    return MissingDependencyError(
+        f"MuJoCo cannot render off screen with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
+        "on Debian and Ubuntu: apt-get install libegl1 libgl1-mesa-dri, and leave MUJOCO_GL unset"
+    )

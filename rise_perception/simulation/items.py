@@ -24,7 +24,7 @@ class Item:
         body: name of its MuJoCo body, whose origin is the middle of the item's bounding box.
         kind: name of its shape, a key of :data:`rise_perception.simulation.shapes.KINDS`.
         recipe: the number it was made from.
-        half: (3,) half sizes of its bounding box in metres, in its own axes.
+        half: (3,) half sizes of its bounding box in metres, in its own axes; soft things may bulge out.
         shiny: a depth camera sees it badly.
     """
 

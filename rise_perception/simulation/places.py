@@ -74,9 +74,9 @@ def _room(b: Builder, rng: np.random.Generator, floor: float) -> None:
     wall = _surface(b, rng)
     for axis in range(2):
         for sign in (-1, 1):
-            size, pos = [4.0, 4.0, 2.0], [0.0, 0.0, 1.0]
-            size[axis], pos[axis] = 0.05, sign * rng.uniform(1.2, 3.0)
-            b.solid(world, "box", tuple(size), pos, material=wall, ghost=True)
+            slab, at = [4.0, 4.0, 2.0], [0.0, 0.0, 1.0]
+            slab[axis], at[axis] = 0.05, sign * rng.uniform(1.2, 3.0)
+            b.solid(world, "box", slab, at, material=wall, ghost=True)
     for _ in range(int(rng.integers(2, 9))):  # furniture, posters, machines
         angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.6)
         size = rng.uniform(0.05, 0.45, 3)
@@ -86,7 +86,7 @@ def _room(b: Builder, rng: np.random.Generator, floor: float) -> None:
             away * np.sin(angle),
             floor + rng.uniform(0.3, 1.0) * size[2] + rng.uniform(0, 0.4),
         )
-        b.solid(world, "box", tuple(size), pos, material=material, ghost=True)
+        b.solid(world, "box", size, pos, material=material, ghost=True)
 
 
 def _tote(
@@ -151,7 +151,7 @@ def _tote(
             at[axis] += sign * (half[axis] + slope / 2 + 0.01)
             quat = np.array([np.cos(lean / 2), 0, 0, 0])
             quat[2 - axis] = np.sin(lean / 2) * sign * (-1 if axis else 1)
-            b.solid(body, "box", tuple(size), at, quat)
+            b.solid(body, "box", size, at, quat)
             for k in range(ribs):  # inside, standing proud by a few millimetres
                 along = (2 * (k + 0.5) / ribs - 1) * half[1 - axis]
                 place = at.copy()
@@ -159,7 +159,7 @@ def _tote(
                 place[1 - axis] += along
                 bar = np.array([0.003, 0.003, height / 2 * rng.uniform(0.7, 0.95)])
                 bar[1 - axis] = rng.uniform(0.004, 0.015)
-                b.solid(body, "box", tuple(bar), place, quat, plain, ghost=True)
+                b.solid(body, "box", bar, place, quat, plain, ghost=True)
     b.solid(body, "box", (half[0], half[1], 0.02), middle - (0, 0, 0.02))
 
 
@@ -191,9 +191,7 @@ def _tote_place(b: Builder, rng: np.random.Generator) -> Place:
         if abs(start[1 - axis]) > half[1 - axis] + 0.15:
             size = [0.015, 0.015, 0.015]
             size[axis] = way
-            b.solid(
-                b.spec.worldbody, "box", tuple(size), start, material=_surface(b, rng, "metal"), ghost=True
-            )
+            b.solid(b.spec.worldbody, "box", size, start, material=_surface(b, rng, "metal"), ghost=True)
     return Place("tote", Region(np.zeros(3), half, height), tuple(others), rgb)
 
 
@@ -313,9 +311,10 @@ def _desk_clutter(b: Builder, rng: np.random.Generator, half: np.ndarray) -> Non
         turn = rng.choice([0.0, np.pi / 2]) + rng.normal(0, 0.1)
         quat = np.array([np.cos(turn / 2), 0, 0, np.sin(turn / 2)])
         side = rng.choice([-1, 1])
-        at = (0, side * half[1] * 0.9, 0) if abs(turn) < 0.8 else (side * half[0] * 0.9, 0, 0)
-        size = (rng.uniform(0.1, 0.5), 0.015, rng.uniform(0.1, 0.3))
-        b.solid(world, "box", size, (at[0], at[1], size[2] + rng.uniform(0, 0.08)), quat, _surface(b, rng))
+        at = np.array([0, side * half[1] * 0.9] if abs(turn) < 0.8 else [side * half[0] * 0.9, 0])
+        wide, tall = rng.uniform(0.1, 0.5), rng.uniform(0.1, 0.3)
+        stands = (at[0], at[1], tall + rng.uniform(0, 0.08))
+        b.solid(world, "box", (wide, 0.015, tall), stands, quat, _surface(b, rng))
 
 
 def _table_place(b: Builder, rng: np.random.Generator) -> Place:

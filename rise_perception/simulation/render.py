@@ -9,7 +9,7 @@ import numpy as np
 
 from rise_perception.simulation.assets import HIDDEN_GROUP
 from rise_perception.simulation.camera import View
-from rise_perception.simulation.engine import mujoco
+from rise_perception.simulation.engine import mujoco, no_opengl
 from rise_perception.simulation.scene import AWAY, Scene
 
 NEAR, FAR = 0.02, 12.0
@@ -40,8 +40,13 @@ class Renderer:
     def __init__(self, width: int, height: int) -> None:
         self._mj = mujoco()
         self.width, self.height = width, height
-        self._gl = self._mj.GLContext(width, height)
-        self._gl.make_current()
+        try:
+            self._gl = self._mj.GLContext(width, height)
+            self._gl.make_current()
+            # Some platforms only fail when something is uploaded.
+            self._mj.MjrContext(self._mj.MjSpec().compile(), self._mj.mjtFontScale.mjFONTSCALE_50).free()
+        except Exception as error:  # each OpenGL platform raises errors of its own
+            raise no_opengl(error) from error
         self._rect = self._mj.MjrRect(0, 0, width, height)
         self._options = self._mj.MjvOption()
         self._options.geomgroup[HIDDEN_GROUP] = 0

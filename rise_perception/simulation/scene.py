@@ -56,6 +56,12 @@ class Scene:
         """(3,) where the item's middle is."""
         return np.array(self.data.body(self.item(label).body).xpos)
 
+    def top(self, label: int) -> np.ndarray:
+        """(3,) the point a little below the item's top, above its middle."""
+        body = self.data.body(self.item(label).body)
+        reach = float(np.abs(body.xmat.reshape(3, 3)[2]) @ self.item(label).half)
+        return np.array(body.xpos) + np.array([0.0, 0.0, max(reach - 0.015, 0.4 * reach)])
+
     def remove(self, label: int) -> None:
         """Take the item out of the world."""
         joint = self.data.joint(self.item(label).body)

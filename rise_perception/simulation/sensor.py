@@ -56,7 +56,8 @@ def photograph(
     out = np.clip(picture, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]
-        out = cv2.imdecode(cv2.imencode(".jpg", out[..., ::-1], quality)[1], cv2.IMREAD_COLOR)[..., ::-1]
+        compressed = cv2.imencode(".jpg", out[..., ::-1], quality)[1]
+        out = np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR))[..., ::-1]
     return np.ascontiguousarray(out)
 
 
@@ -83,7 +84,8 @@ def measure_depth(
     patch = (max(2, height // 3), max(2, width // 3))
     warp = [cv2.resize(grain.normal(0, reach, patch).astype(np.float32), (width, height)) for _ in range(2)]
     yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
-    z = cv2.remap(z, xx + warp[0], yy + warp[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(z, xx + warp[0], yy + warp[1], cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    z = np.asarray(moved, np.float32)
     slope_x = cv2.Sobel(z, cv2.CV_32F, 1, 0, scale=0.125)
     slope_y = cv2.Sobel(z, cv2.CV_32F, 0, 1, scale=0.125)
     # Tangent of the angle between the ray and the surface's normal.
@@ -116,7 +118,7 @@ def measure_depth(
     noise = rng.uniform(0.0005, 0.002) + rng.uniform(0.0005, 0.004) * z**2
     z = z + noise * (0.6 * fine + 0.6 * coarse)
     if rng.random() < 0.5:  # disparity steps
-        step = rng.uniform(0.0003, 0.0015) * np.square(np.maximum(z, 0.1))
-        z = np.round(z / step) * step
+        quantum = rng.uniform(0.0003, 0.0015) * np.square(np.maximum(z, 0.1))
+        z = (np.round(z / quantum) * quantum).astype(np.float32)
     holes |= (z < rng.uniform(0.1, 0.2)) | (z > rng.uniform(2.5, 6.0))
     return np.where(holes, 0, np.clip(z * 1000 + 0.5, 0, 65535)).astype(np.uint16)

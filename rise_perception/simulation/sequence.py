@@ -81,11 +81,12 @@ class Moment:
 def _visible(scene: Scene, shot: Shot) -> list[int]:
     """Labels of the main region's items in sight, best to grasp first: the highest lie free."""
     region = scene.place.main
+    enough = round(120 * shot.labels.size / (320 * 240))
     able = []
     for label in shot.amodal:
         position = scene.position(label)
         inside = (np.abs(position[:2] - region.floor[:2]) < region.half + 0.05).all()
-        if inside and int((shot.labels == label).sum()) >= 120:
+        if inside and int((shot.labels == label).sum()) >= enough:
             able.append((-position[2], label))
     return [label for _, label in sorted(able)]
 
@@ -136,7 +137,7 @@ def pick_sequence(settings: SequenceSettings, renderer: Renderer) -> Iterator[Mo
         settings.seed, settings.split, _SCENE_INDEX, settings.width, settings.height, settings.kind, count
     )
     renderer.load(scene)
-    view = replace(good_view(rng, scene, renderer), moved={})
+    view = replace(good_view(rng, scene, renderer, len(scene.labels)), moved={})
     film = _Film(scene, renderer, view, seed)
     for number in range(settings.picks):
         grasp = f"grasp-{number:03d}"
@@ -163,7 +164,7 @@ def _grasp(
 ) -> Iterator[Moment]:
     """The five frames of one attempt, with what it does to the scene."""
     way = film.approach
-    point = scene.position(target)
+    point = scene.top(target)
     width = float(np.clip(2 * np.sort(scene.item(target).half)[0], 0.012, 0.085))
     yield film.take(None, Event(grasp, BEFORE, target, UNKNOWN))
     yield film.take((point + rng.uniform(0.08, 0.16) * way, 0.09))

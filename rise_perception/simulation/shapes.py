@@ -46,7 +46,7 @@ def _box(b: Builder, body: Any, look: Look) -> np.ndarray:
     long = look.rng.choice([look.rng.uniform(0.05, 0.1), look.rng.uniform(0.09, 0.24)])
     middle = long * look.rng.uniform(0.4, 1.0)
     half = look.rng.permutation([long, middle, max(0.018, middle * look.rng.uniform(0.25, 0.95))]) / 2
-    b.solid(body, "box", tuple(half), material=look.box(b))
+    b.solid(body, "box", half, material=look.box(b))
     return half
 
 
@@ -57,7 +57,7 @@ def _book(b: Builder, body: Any, look: Look) -> np.ndarray:
     if rng.random() < 0.6:  # paper edges on three sides
         paper = textures.surface(rng, 128, "metal", textures.colour(rng, "light"))
         faces[[0, 2, 3]] = paper
-    b.solid(body, "box", tuple(half), material=b.material(faces, gloss=look.gloss))
+    b.solid(body, "box", half, material=b.material(faces, gloss=look.gloss))
     return half
 
 
@@ -186,7 +186,7 @@ def _ball(b: Builder, body: Any, look: Look) -> np.ndarray:
         if rng.random() < 0.5
         else np.stack([textures.surface(rng, 96, base=look.ground)] * 6)
     )
-    b.solid(body, "ellipsoid", tuple(half), material=b.material(faces, gloss=look.gloss))
+    b.solid(body, "ellipsoid", half, material=b.material(faces, gloss=look.gloss))
     return half
 
 
@@ -211,8 +211,8 @@ def _pillow(b: Builder, body: Any, look: Look, half: np.ndarray, crumple: float,
         b.mesh(
             body, b.sheet(sheet if sign > 0 else sheet[:, ::-1], uv if sign > 0 else uv[:, ::-1]), material
         )
-    b.solid(body, "ellipsoid", tuple(half * (0.92, 0.92, 0.85)))
-    b.solid(body, "box", tuple(half * (0.7, 0.7, 0.45)))
+    b.solid(body, "ellipsoid", half * (0.92, 0.92, 0.85))
+    b.solid(body, "box", half * (0.7, 0.7, 0.45))
 
 
 def _bag(b: Builder, body: Any, look: Look) -> np.ndarray:
@@ -295,7 +295,7 @@ def _scissors(b: Builder, body: Any, look: Look) -> np.ndarray:
 def _blister(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     half = np.array([rng.uniform(0.035, 0.07), rng.uniform(0.05, 0.1), 0.0015])
-    b.solid(body, "box", tuple(half), material=look.box(b))
+    b.solid(body, "box", half, material=look.box(b))
     bubble = look.plain(b, textures.colour(rng))
     shape = str(rng.choice(["ellipsoid", "box", "capsule"]))
     size = {

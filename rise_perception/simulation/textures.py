@@ -104,12 +104,12 @@ def surface(
     elif kind == "metal":
         mix = 0.25 * noise(rng, size, size, (size, 2)) + 0.3 * noise(rng, size, size, (3, 3))
     elif kind == "cloud":
-        mix = sum(0.5**k * noise(rng, size, size, (3 * 2**k, 3 * 2**k)) for k in range(3)) * 0.4
+        octaves = [0.5**k * noise(rng, size, size, (3 * 2**k, 3 * 2**k)) for k in range(3)]
+        mix = np.sum(octaves, axis=0) * 0.4
     else:  # tiles
         count = rng.integers(2, 7)
-        mix = (np.minimum(xx * count % 1, yy * count % 1) < 0.06).astype(float) + 0.1 * noise(
-            rng, size, size, (8, 8)
-        )
+        grout = np.minimum(xx * count % 1, yy * count % 1) < 0.06
+        mix = grout.astype(float) + 0.1 * noise(rng, size, size, (8, 8))
     mix = np.asarray(mix)[..., None]
     return _finish(base * (1 - mix) + other * mix + rng.normal(0, 3, (size, size, 1)))
 
