@@ -1,0 +1,155 @@
+"""Typed configuration of the network; a YAML file or a model card only overrides these defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from rise_perception.errors import ConfigError
+
+#: Input representations and their channels (:mod:`rise_perception.network.inputs`).
+INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Deformable DETR with a mask head and a contrastive head; defaults are the paper's (Sec. 3.1, App. A).
+
+    Attributes:
+        backbone: any timm model with feature maps (``resnet18`` ... ``resnet101``,
+            ``swin_large_patch4_window7_224``).
+        backbone_args: further arguments for ``timm.create_model``, such as ``channels``.
+        pretrained: start the backbone from timm's ImageNet weights (needs a network or a filled cache).
+        frozen_norm: keep the backbone's batch norms at their loaded statistics, as DETR does; switch it
+            off to train from scratch.
+        input: what the network sees: ``rgb``, or ``rgbd`` (RGB and three depth features).
+        image_size: height and width that an image is letterboxed into.
+        classes: names of the classes, in the order of the class logits.
+        containers: those of ``classes`` that hold items (a tote) and are never picked themselves.
+        levels: feature levels, from stride 8 on; a level beyond the backbone's is a stride-2 convolution.
+        width: channels d of queries and memory.
+        heads: attention heads.
+        points: sampling points per head and level.
+        encoder_layers, decoder_layers: depth of the transformer.
+        feedforward: hidden width of the feed-forward blocks.
+        dropout: dropout rate in the transformer.
+        queries: number of object queries Q.
+        query_selection: ``learned`` queries (the paper), or ``dense``: every memory token proposes a
+            box and the Q best start the decoder (the two-stage form of Deformable DETR), which learns
+            from far fewer images.
+        mask_channels: channels of the mask features.
+        mask_stride: stride of the mask features; 8 is the paper's, 4 adds a lateral from the backbone.
+        embedding: width of the contrastive embedding z.
+    """
+
+    backbone: str = "resnet50"
+    backbone_args: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = False
+    frozen_norm: bool = True
+    input: str = "rgb"
+    image_size: tuple[int, int] = (480, 640)
+    classes: tuple[str, ...] = ("container", "object")
+    containers: tuple[str, ...] = ("container",)
+    levels: int = 4
+    width: int = 256
+    heads: int = 8
+    points: int = 4
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feedforward: int = 1024
+    dropout: float = 0.1
+    queries: int = 300
+    query_selection: str = "learned"
+    mask_channels: int = 8
+    mask_stride: int = 8
+    embedding: int = 256
+
+    def __post_init__(self) -> None:
+        # Cards and YAML files carry lists.
+        for name in ("image_size", "classes", "containers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(self.input in INPUT_CHANNELS, "input", self.input, f"one of {sorted(INPUT_CHANNELS)}")
+        _require(
+            self.query_selection in ("learned", "dense"),
+            "query_selection",
+            self.query_selection,
+            "learned or dense",
+        )
+        _require(self.mask_stride in (4, 8), "mask_stride", self.mask_stride, "4 or 8")
+        _require(1 <= self.levels <= 4, "levels", self.levels, "between 1 and 4")
+        _require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads ({self.heads})")
+        _require(self.width % 32 == 0, "width", self.width, "a multiple of 32 (the groups of its GroupNorm)")
+        # Cells of masks and mask features are whole pixels then.
+        fits = (
+            len(self.image_size) == 2
+            and min(self.image_size) >= 32
+            and not any(s % 8 for s in self.image_size)
+        )
+        _require(fits, "image_size", self.image_size, "[height, width], multiples of 8 from 32 on")
+        _require(len(self.classes) >= 1, "classes", self.classes, "at least one name")
+        unknown = set(self.containers) - set(self.classes)
+        _require(not unknown, "containers", sorted(unknown), f"a subset of classes {list(self.classes)}")
+        for name in ("queries", "decoder_layers", "points", "mask_channels", "embedding", "feedforward"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+
+def _require(condition: bool, key: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"network.{key} is {value!r}; it must be {remedy}")
+
+
+def build_config(cls: type, values: Any, where: str) -> Any:
+    """Make a configuration dataclass from what a YAML file or a card holds.
+
+    Args:
+        cls: the dataclass.
+        values: its fields; those that are dataclasses themselves already made.
+        where: what to call ``values`` in messages.
+
+    Raises:
+        ConfigError: ``values`` is no mapping, has a key that ``cls`` does not know, lacks one that has no
+            default, or holds a value of the wrong kind.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} is {type(values).__name__}; it must be a mapping of keys to values")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{where}.{key} is not a known key; known keys are {', '.join(sorted(fields))}")
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"{where}.{name} is missing; add it")
+    return cls(
+        **{key: _typed(value, str(fields[key].type), f"{where}.{key}") for key, value in values.items()}
+    )
+
+
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((float,), "a number"),
+    "str": ((str,), "text"),
+    "tuple": ((list, tuple), "a list"),
+    "dict": ((dict,), "a mapping"),
+}
+
+
+def _typed(value: Any, annotation: str, where: str) -> Any:
+    """``value`` as the field's annotation wants it; a field of another kind takes it as it is."""
+    kind, _, inner = annotation.partition("[")
+    if kind not in _KINDS:
+        return value
+    if kind == "float" and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 5 as a whole number and 1e-4 as text
+        except ValueError:
+            pass
+    types, name = _KINDS[kind]
+    if type(value) not in types:
+        raise ConfigError(f"{where} is {value!r}; it must be {name}")
+    if kind == "tuple":
+        element = inner.rstrip("]").split(",")[0]
+        return tuple(_typed(value[i], element, f"{where}[{i}]") for i in range(len(value)))
+    return value

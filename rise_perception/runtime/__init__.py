@@ -1,0 +1,1 @@
+"""Serving: a loaded model, its pre- and post-processing, persistent ids and geometry."""

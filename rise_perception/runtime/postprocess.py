@@ -1,0 +1,227 @@
+"""From query outputs to instances: choose, suppress duplicates, draw them so that a pixel has one owner."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from rise_perception.data.letterbox import Letterbox
+from rise_perception.instances import Instances
+from rise_perception.network.config import NetworkConfig
+from rise_perception.network.outputs import QueryOutputs
+
+#: Queries whose masks are drawn.
+TOP_K = 100
+#: Of two masks that overlap more than this (intersection over union), the better scored one stays.
+DUPLICATE_IOU = 0.5
+#: A mask keeps its instance only when this share of it is not owned by better ones.
+VISIBLE_SHARE = 0.5
+#: Instances smaller than this, in cells of the masks (4x4 pixels of the network's input), are noise.
+SMALLEST = 2
+#: Masks end at their query's box, enlarged by this share of its size.
+BOX_MARGIN = 0.15
+
+
+class _Cells(NamedTuple):
+    """Positive cells of M masks, mask by mask: far fewer than M x h x w, which is what makes this fast.
+
+    Attributes:
+        ends: (M + 1,) mask i has the cells ``ends[i]:ends[i + 1]``.
+        cells: (K,) index of each cell in a mask of h * w.
+        confidence: (K,) probability of each.
+    """
+
+    ends: np.ndarray
+    cells: np.ndarray
+    confidence: np.ndarray
+
+    def of(self, index: int) -> np.ndarray:
+        """Cells of mask ``index``."""
+        return self.cells[self.ends[index] : self.ends[index + 1]]
+
+    def overlaps(self, size: int) -> np.ndarray:
+        """(M, M) cells that two masks share; their areas on the diagonal."""
+        shape = (len(self.ends) - 1, size)
+        masks = csr_array((np.ones(len(self.cells), np.float32), self.cells, self.ends), shape=shape)
+        return (masks @ masks.T).toarray()
+
+
+@torch.inference_mode()
+def to_instances(
+    outputs: QueryOutputs, letterbox: Letterbox, network: NetworkConfig, threshold: float
+) -> Instances:
+    """Turn the network's outputs for one image into instances.
+
+    The score is the class probability times the mean mask probability inside the mask, so that a ragged
+    guess ranks below a sharp one.
+
+    Args:
+        outputs: outputs with B = 1.
+        letterbox: how the image was fitted into the input.
+        network: for the class names and containers.
+        threshold: instances that score below are dropped.
+
+    Returns:
+        Instances in the image's pixels; containers lie below all other instances.
+    """
+    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
+    # In NumPy: on arrays this small, waiting for a busy core's thread would cost more than the work.
+    class_logits, boxes = _numpy(outputs.logits[0]), _numpy(outputs.boxes[0])
+    probability = 1.0 / (1.0 + np.exp(-class_logits.max(1)))
+    # Top-k comes first: drawing every query's mask would cost more than the network.
+    query = np.argsort(-probability, kind="stable")[:TOP_K]
+    query = query[probability[query] >= threshold]
+    if len(query) == 0:
+        return Instances.empty(*letterbox.image_size, network.classes, outputs.embeddings.shape[-1])
+    chosen = torch.from_numpy(query).to(outputs.logits.device)
+    logits = _numpy(outputs.masks(torch.zeros_like(chosen), chosen))
+    logits = np.where(_in_boxes(boxes[query], *logits.shape[1:]), logits, np.float32(-20.0))
+    found = _positive_cells(logits)
+    areas = np.diff(found.ends)
+    total = np.bincount(np.repeat(np.arange(len(areas)), areas), found.confidence, len(areas))
+    scores = probability[query] * total / areas.clip(min=1)
+    kinds = class_logits[query].argmax(1)
+    container = np.array([name in network.containers for name in network.classes])[kinds]
+
+    order = np.argsort(-scores, kind="stable")
+    order = order[(areas[order] >= SMALLEST) & (scores[order] >= threshold)]
+    order = np.array(_suppress(found, logits[0].size, order, container), np.int64)
+    return _draw(
+        logits[order],
+        scores[order].astype(np.float32),
+        kinds[order],
+        _numpy(outputs.embeddings[0])[query[order]],
+        container[order],
+        letterbox,
+        network.classes,
+    )
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()
+
+
+def _in_boxes(boxes: np.ndarray, h: int, w: int) -> np.ndarray:
+    """(M, h, w) bool, cells inside each query's enlarged box; strays far off are never the item."""
+    y, x = (np.arange(h) + 0.5) / h, (np.arange(w) + 0.5) / w
+    half = boxes[:, 2:] * (0.5 + BOX_MARGIN) + (1.0 / w, 1.0 / h)
+    in_x = np.abs(x - boxes[:, :1]) <= half[:, :1]  # (M, w)
+    in_y = np.abs(y - boxes[:, 1:2]) <= half[:, 1:]  # (M, h)
+    return in_x[:, None] & in_y[:, :, None]
+
+
+def _positive_cells(logits: np.ndarray) -> _Cells:
+    """Positive cells of M masks (M, h, w)."""
+    flat = logits.reshape(len(logits), -1)
+    positive = flat > 0
+    areas = np.count_nonzero(positive, axis=1)
+    index = np.flatnonzero(positive)
+    confidence = 1.0 / (1.0 + np.exp(-flat.ravel()[index]))
+    cells = index - np.repeat(np.arange(len(areas)) * flat.shape[1], areas)
+    return _Cells(np.concatenate([[0], np.cumsum(areas)]), cells, confidence)
+
+
+def _suppress(found: _Cells, size: int, order: np.ndarray, container: np.ndarray) -> list[int]:
+    """Masks that survive, best first: duplicates of better ones and hidden ones go.
+
+    Args:
+        found: the masks' cells.
+        size: cells of a mask.
+        order: masks to look at, by falling score.
+        container: (M,) bool; containers and items do not compete with each other.
+    """
+    overlaps = found.overlaps(size)
+    areas = np.diag(overlaps)
+    kept: list[int] = []
+    rivals: dict[bool, list[int]] = {False: [], True: []}
+    owned = {False: np.zeros(size, bool), True: np.zeros(size, bool)}
+    for index in order.tolist():
+        kind = bool(container[index])
+        overlap = overlaps[index, rivals[kind]]
+        union = areas[index] + areas[rivals[kind]] - overlap
+        if (overlap > DUPLICATE_IOU * union).any():
+            continue
+        cells = found.of(index)
+        if np.count_nonzero(~owned[kind][cells]) < VISIBLE_SHARE * len(cells):
+            continue
+        owned[kind][cells] = True
+        rivals[kind].append(index)
+        kept.append(index)
+    return kept
+
+
+def _draw(
+    logits: np.ndarray,
+    scores: np.ndarray,
+    classes: np.ndarray,
+    embeddings: np.ndarray,
+    container: np.ndarray,
+    letterbox: Letterbox,
+    class_names: tuple[str, ...],
+) -> Instances:
+    """Draw masks (N, h, w), sorted by falling score, into one label map; those that end up empty go."""
+    label_map = np.zeros(letterbox.image_size, np.uint16)
+    windows = [_window(mask, letterbox) for mask in logits]
+    # The best are drawn last, so that they own the pixels where masks overlap; containers come first.
+    for index in np.lexsort((-np.arange(len(scores)), ~container)):
+        label_map[windows[index]][_enlarge(logits[index], windows[index], letterbox) > 0] = index + 1
+    boxes = np.zeros((len(scores), 4), np.float32)
+    for index, window in enumerate(windows):
+        # An instance owns pixels in its own window only.
+        own = label_map[window] == index + 1
+        rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
+        if len(rows):
+            x, y = window[1].start, window[0].start
+            boxes[index] = x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1
+    present = boxes[:, 2] > 0
+    if not present.all():
+        renumber = np.zeros(len(scores) + 1, np.uint16)
+        renumber[1:][present] = np.arange(1, present.sum() + 1)
+        label_map = renumber[label_map]
+    labels = np.arange(1, present.sum() + 1, dtype=np.uint16)
+    return Instances(
+        label_map=label_map,
+        labels=labels,
+        scores=scores[present],
+        classes=classes[present],
+        boxes=boxes[present],
+        embeddings=embeddings[present],
+        ids=labels.astype(np.int64),
+        class_names=class_names,
+    )
+
+
+def _scale(mask: np.ndarray, letterbox: Letterbox) -> tuple[float, float]:
+    """Mask cells per image pixel, vertically and horizontally."""
+    (height, width), (content_h, content_w) = letterbox.image_size, letterbox.content
+    input_h, input_w = letterbox.input_size
+    return content_h / height * mask.shape[0] / input_h, content_w / width * mask.shape[1] / input_w
+
+
+def _window(mask: np.ndarray, letterbox: Letterbox) -> tuple[slice, slice]:
+    """Rows and columns of the image that a mask (h, w) can reach: its positive cells and one around them."""
+    positive = mask > 0
+    slices = []
+    for axis, (size, scale) in enumerate(zip(letterbox.image_size, _scale(mask, letterbox), strict=True)):
+        cells = np.flatnonzero(positive.any(1 - axis))
+        start, stop = int((cells[0] - 1) / scale), int(np.ceil((cells[-1] + 2) / scale))
+        slices.append(slice(min(max(0, start), size), min(size, stop)))
+    return slices[0], slices[1]
+
+
+def _enlarge(mask: np.ndarray, window: tuple[slice, slice], letterbox: Letterbox) -> np.ndarray:
+    """The mask (h, w) at the image's pixels inside the window, bilinear."""
+    rows, columns = window
+    sy, sx = _scale(mask, letterbox)
+    # Centres of pixels and cells lie at halves: cell + 0.5 = (pixel + 0.5) * scale.
+    affine = np.array([[sx, 0, (columns.start + 0.5) * sx - 0.5], [0, sy, (rows.start + 0.5) * sy - 0.5]])
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    if min(size) < 1:
+        return np.zeros(size[::-1], np.float32)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(mask, affine, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
