@@ -66,17 +66,10 @@ def _can(b: Builder, body: Any, look: Look) -> np.ndarray:
     r = rng.uniform(0.02, 0.05)
     h = r * rng.choice([rng.uniform(0.5, 1.2), rng.uniform(1.2, 3.2)])
     lip = 0.06 * r
-    profile = [
-        (0, -h),
-        (r - lip, -h),
-        (r, -h + lip),
-        (r, h - lip),
-        (r - lip, h),
-        (r - 2 * lip, h - 2 * lip),
-        (0, h - 2 * lip),
-    ]
+    radii = [0, r - lip, r, r, r - lip, r - 2 * lip, 0]
+    profile = np.stack([radii, [-h, -h, lip - h, h - lip, h, h - 2 * lip, h - 2 * lip]], axis=1)
     picture = textures.wrapper(rng, look.ground)
-    length = np.cumsum([0, *np.linalg.norm(np.diff(np.array(profile), axis=0), axis=1)])
+    length = np.cumsum([0, *np.linalg.norm(np.diff(profile, axis=0), axis=1)])
     caps = textures.colour(rng, "light" if rng.random() < 0.6 else None)
     side = (1 - length / length[-1]) * len(picture)
     whole = np.empty_like(picture)
@@ -84,7 +77,7 @@ def _can(b: Builder, body: Any, look: Look) -> np.ndarray:
     top, bottom = int(side[4]), max(int(side[4]) + 4, int(side[1]))
     rows = np.linspace(0, len(picture) - 1, bottom - top).astype(int)
     whole[top:bottom] = picture[rows]
-    b.mesh(body, b.revolve(np.array(profile)), b.material(whole, gloss=look.gloss))
+    b.mesh(body, b.revolve(profile), b.material(whole, gloss=look.gloss))
     b.solid(body, "cylinder", (r, h))
     return np.array([r, r, h])
 
@@ -96,15 +89,10 @@ def _bottle(b: Builder, body: Any, look: Look) -> np.ndarray:
     shoulder = rng.uniform(0.1, 0.7) * (h - cap)
     squash = (1.0, rng.uniform(0.55, 1.0))
     exponent = float(rng.choice([2.0, 2.0, 4.0]))
-    profile = [
-        (0, -h),
-        (r * 0.95, -h),
-        (r, -h + 0.004),
-        (r, shoulder),
-        (r * 0.85, shoulder + 0.35 * (h - cap - shoulder)),
-    ]
-    profile += [(neck, h - cap), (neck, h - cap * 0.5)]
-    b.mesh(body, b.revolve(np.array(profile), 20, squash, exponent), look.wrap(b))
+    bend = shoulder + 0.35 * (h - cap - shoulder)
+    radii = [0, r * 0.95, r, r, r * 0.85, neck, neck]
+    profile = np.stack([radii, [-h, -h, 0.004 - h, shoulder, bend, h - cap, h - cap * 0.5]], axis=1)
+    b.mesh(body, b.revolve(profile, 20, squash, exponent), look.wrap(b))
     b.solid(body, "box", (0.75 * r, 0.75 * r * squash[1], (shoulder + h) / 2), (0, 0, (shoulder - h) / 2))
     b.solid(body, "ellipsoid", (r, r * squash[1], h), (0, 0, -0.1 * h))
     b.solid(
