@@ -1,0 +1,157 @@
+"""The package as a whole: metadata that agrees, imports that need no ROS, files where they are looked for."""
+
+from __future__ import annotations
+
+import configparser
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import yaml
+
+import rise_perception
+from rise_perception import resources
+from rise_perception.errors import RiseError
+
+ROOT = Path(__file__).resolve().parents[1]
+MESSAGES = ROOT / "ros2_ws/src/rise_msgs"
+ROS = ("rclpy", "rise_msgs", "sensor_msgs", "std_msgs", "geometry_msgs", "diagnostic_msgs", "cv_bridge")
+HEAVY = (
+    "mujoco",
+    "transformers",
+    "open3d",
+    "tensorrt",
+    "onnxruntime",
+    "openvino",
+    "vision_msgs",
+    "tensorboard",
+)
+
+
+def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=300
+    )
+
+
+def test_every_manifest_has_the_same_version():
+    for manifest in (ROOT / "package.xml", MESSAGES / "package.xml"):
+        assert ElementTree.parse(manifest).getroot().findtext("version") == rise_perception.__version__
+
+
+def test_every_executable_is_a_function_that_exists():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    scripts = setup["options.entry_points"]["console_scripts"].split("\n")
+    for script in filter(None, map(str.strip, scripts)):
+        module, function = script.split("=")[1].strip().split(":")
+        source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text()
+        assert re.search(rf"^def {function}\(", source, re.MULTILINE), script
+
+
+def test_every_message_is_built_and_every_link_leads_home():
+    build = (MESSAGES / "CMakeLists.txt").read_text()
+    files = [
+        p.relative_to(MESSAGES) for kind in ("msg", "srv", "action") for p in (MESSAGES / kind).iterdir()
+    ]
+    assert len(files) >= 14
+    for file in files:
+        assert str(file) in build, f"{file} is not in CMakeLists.txt"
+    assert (ROOT / "ros2_ws/src/rise_perception").resolve() == ROOT
+
+
+def test_no_source_file_is_longer_than_400_lines():
+    sources = [*ROOT.glob("rise_perception/**/*.py"), *ROOT.glob("tools/*.py")]
+    assert len(sources) > 40
+    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_all_but_the_nodes_import_without_ros_and_without_heavy_packages():
+    modules = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts)
+        for p in sorted(ROOT.glob("rise_perception/**/*.py"))
+        if "nodes" not in p.parts and p.name != "__init__.py"
+    ]
+    assert len(modules) > 30
+    modules.append("rise_perception.nodes.processes")
+    code = f"""
+import importlib, sys
+for module in {modules!r}:
+    importlib.import_module(module)
+    found = {{name.split(".")[0] for name in sys.modules}} & set({(*ROS, *HEAVY)!r})
+    if found:
+        sys.exit(f"{{module}} imports {{sorted(found)}}")
+"""
+    result = python(code)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_resources_come_from_the_checkout_and_unknown_ones_are_named():
+    for name in ("models", "config", "launch", "msg"):
+        assert resources.find(name).is_relative_to(ROOT)
+    with pytest.raises(RiseError, match="'modles'"):
+        resources.find("modles")
+
+
+def test_resources_of_an_installation_are_found_below_its_prefix(tmp_path):
+    package = tmp_path / "site/rise_perception"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "resources.py", "errors.py"):
+        shutil.copy(ROOT / "rise_perception" / name, package)
+    config = tmp_path / "prefix/share/rise_perception/config"
+    config.mkdir(parents=True)
+    code = """
+from rise_perception import resources
+print(resources.find("config"))
+try:
+    resources.find("models")
+except resources.RiseError as error:
+    print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path / "site",
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path / "site"),
+            "AMENT_PREFIX_PATH": f"/no:{tmp_path}/prefix",
+        },
+    )
+    found, missing = result.stdout.splitlines()
+    assert found == str(config)
+    assert "'models'" in missing
+    assert f"{tmp_path}/prefix/share/rise_perception/models" in missing
+
+
+@pytest.mark.parametrize("file", ["segmentation_node.yaml", "rise.rviz"])
+def test_configuration_files_are_valid_yaml(file):
+    assert yaml.safe_load((ROOT / "config" / file).read_text())
+
+
+def test_every_parameter_has_a_sentence_in_the_configuration():
+    lines = (ROOT / "config/segmentation_node.yaml").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.match(r"    \w+:", line):
+            assert before.strip().startswith("#"), line
+
+
+def test_launch_files_describe_the_nodes_of_this_package():
+    launch = pytest.importorskip(
+        "launch.actions", reason="the launch system is not on PyPI; it comes with ROS 2"
+    )
+    pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with ROS 2")
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+
+    for name, count in (("live.launch.py", 2), ("replay.launch.py", 1)):
+        description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / name))
+        nodes = [e for e in description.entities if isinstance(e, launch.ExecuteLocal)]
+        assert len(nodes) == count
