@@ -20,7 +20,7 @@ PICTURE = re.compile(r"[._-](color|colour|rgb|image)$")
 SEPARATORS = (".", "-", "_")
 
 # OpenCV's own messages do not name the file; the errors raised here do.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+cv2.setLogLevel(0)  # type: ignore[attr-defined]  # missing from the stubs only
 
 
 def to_rgb8(array: np.ndarray) -> np.ndarray:
