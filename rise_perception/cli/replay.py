@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         segmenter = load_segmenter(args, has_depth=args.depth != "none")
         problems: list[str] = []
         with BagWriter(args.out) as writer:
-            replay = Replay(segmenter, writer, max(1, total // SAMPLES))
+            replay = Replay(segmenter, writer, max(1, -(-total // SAMPLES)))
             with tqdm(total=total, unit="frame", dynamic_ncols=True) as progress:
                 try:
                     for frame, truth in frames:

@@ -19,8 +19,8 @@ COMPANION = re.compile(r"[._-](depth|label|labels|segm|mask|overlay)$")
 PICTURE = re.compile(r"[._-](color|colour|rgb|image)$")
 SEPARATORS = (".", "-", "_")
 
-# OpenCV's own messages do not name the file; the errors raised here do.
-cv2.setLogLevel(0)  # type: ignore[attr-defined]  # missing from the stubs only
+# OpenCV's own messages do not name the file; the errors raised here do. The switch has moved in OpenCV 5.
+(cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 
 def to_rgb8(array: np.ndarray) -> np.ndarray:

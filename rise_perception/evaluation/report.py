@@ -125,6 +125,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
   .facts { color: GrayText; font-size: .9rem; margin: 0; }
   .pictures { display: grid; gap: .8rem; }
   figure { margin: .4rem 0; }
+  .many img { width: 100%; }
   img { max-width: 100%; border-radius: 4px; background: white; }
   figcaption { color: GrayText; font-size: .85rem; }
   @media (max-width: 700px) { .pictures { grid-template-columns: 1fr !important; } }
@@ -152,7 +153,7 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 </table>
 {% endfor %}
 {% if section.pictures %}
-<div class="pictures" style="grid-template-columns: repeat({{ section.columns }}, 1fr)">
+<div class="pictures{{ " many" if section.columns > 1 }}" style="grid-template-columns: repeat({{ section.columns }}, 1fr)">
 {% for picture in section.pictures %}
 <figure>
 <img src="{{ picture.uri }}" alt="{{ picture.caption }}">
