@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rise_msgs.msg import InstanceArray  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from rise_perception.data import ros_images  # noqa: E402
@@ -34,9 +34,9 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.domain = free_domain()
-        self.env = {**environment(self.domain), "OMP_NUM_THREADS": "2"}
+        self.env = {**environment(self.domain, folder / "ros"), "OMP_NUM_THREADS": "2"}
         # The profile has to be the nodes' own, and is read when the first participant is made.
-        os.environ.update({k: v for k, v in self.env.items() if k.startswith(("FAST", "ROS_AUTO"))})
+        os.environ.update({k: v for k, v in self.env.items() if k.startswith(("FAST", "ROS_"))})
         self._folder = folder
         self._processes: list[NodeProcess] = []
         self._context = rclpy.Context()
@@ -48,6 +48,7 @@ class Graph:
         self._color = self.node.create_publisher(Image, COLOR, reliable)
         self._depth = self.node.create_publisher(Image, DEPTH, reliable)
         self._info = self.node.create_publisher(CameraInfo, INFO, reliable)
+        self._compressed = self.node.create_publisher(CompressedImage, f"{COLOR}/compressed", reliable)
         self.received: dict[str, list[Any]] = {}
         self._subscriptions: dict[str, Any] = {}
         self.diagnostics: list[DiagnosticStatus] = []
@@ -108,15 +109,21 @@ class Graph:
     def wait_for_camera_subscriber(self) -> None:
         """Waits until the segmentation node sees this process as its camera."""
         self.wait(
-            lambda: all(p.get_subscription_count() for p in (self._color, self._depth, self._info)),
+            lambda: (
+                self.camera_subscribers()
+                and self._depth.get_subscription_count()
+                and self._info.get_subscription_count()
+            ),
             "the segmentation node to subscribe to the camera",
         )
 
     def camera_subscribers(self) -> int:
-        """How many subscribe to the colour image."""
-        return int(self._color.get_subscription_count())
+        """How many subscribe to the colour image, raw or compressed."""
+        return int(self._color.get_subscription_count() + self._compressed.get_subscription_count())
 
-    def send(self, image: np.ndarray | Image, depth: np.ndarray | Image | None, stamp: int) -> None:
+    def send(
+        self, image: np.ndarray | Image | CompressedImage, depth: np.ndarray | Image | None, stamp: int
+    ) -> None:
         """Publishes a frame; arrays are rgb8 and metres, messages go out as they are, stamped."""
         header = header_of(stamp)
         if depth is not None:
@@ -130,11 +137,9 @@ class Graph:
             self._info.publish(CameraInfo(header=header, width=width, height=height, k=k))
             image = ros_images.fill(Image(), image, "rgb8")
         image.header = header
-        self._color.publish(image)
+        (self._compressed if isinstance(image, CompressedImage) else self._color).publish(image)
 
-    def segment(
-        self, image: np.ndarray | Image, depth: np.ndarray | Image | None, stamp: int
-    ) -> InstanceArray:
+    def segment(self, image: Any, depth: np.ndarray | Image | None, stamp: int) -> InstanceArray:
         """Publishes a frame and waits for its instances."""
         instances = self.listen("/segmentation_node/instances", InstanceArray)
         self.wait_for_camera_subscriber()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rise_msgs.srv import SetTarget
 from ros_graph import COLOR, DEPTH, RELIABLE, Graph, stamp_of, status_text
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 from rise_perception import resources
 from rise_perception.data import ros_images
+from rise_perception.data.images import encode_image
 from rise_perception.data.ros_instances import to_instances
 
 pytestmark = pytest.mark.slow
@@ -72,6 +74,12 @@ def test_masks_instances_and_boxes_of_a_frame(graph, scene, stamp):
             assert inside[inside > 0].min() - 0.02 <= single.centroid.z <= inside.max() + 0.02
             assert single.box_size.x > 0
         assert len(single.embedding) == 16
+
+
+def test_images_travel_through_a_shared_memory_segment_that_holds_them(graph, scene, stamp):
+    graph.segment(*scene, stamp)
+    segments = [path.stat().st_size for path in Path("/dev/shm").glob("fastrtps_*")]
+    assert max(segments, default=0) >= 32 << 20
 
 
 def test_ids_persist_over_frames(graph, scene, stamp):
@@ -270,10 +278,18 @@ def _parameter(name: str, value: object) -> object:
     return Message(name=name, value=value)
 
 
-def test_lifecycle_can_be_walked_by_a_manager(tmp_path, tiny_model, scene):
+def test_lifecycle_can_be_walked_by_a_manager_with_a_compressed_camera(tmp_path, tiny_model, scene):
     graph = Graph(tmp_path)
+    jpeg = CompressedImage(format="jpeg", data=array.array("B", encode_image(scene[0], ".jpg")))
+    topic = f"{COLOR}/compressed"
+    parameters = {
+        "model": str(tiny_model),
+        "autostart": False,
+        "color_topic": topic,
+        f"qos_overrides.{topic}.subscription.reliability": "reliable",
+    }
     try:
-        process = graph.start("segmentation_node", {"model": str(tiny_model), "autostart": False, **RELIABLE})
+        process = graph.start("segmentation_node", parameters)
 
         def change(transition: int) -> bool:
             request = ChangeState.Request(transition=Transition(id=transition))
@@ -289,7 +305,7 @@ def test_lifecycle_can_be_walked_by_a_manager(tmp_path, tiny_model, scene):
             graph.wait_for_diagnostics("inactive")
             assert graph.camera_subscribers() == 0
             assert change(Transition.TRANSITION_ACTIVATE)
-            assert graph.segment(*scene, number * SECOND).instances
+            assert graph.segment(jpeg, None, number * SECOND).instances
             assert change(Transition.TRANSITION_DEACTIVATE)
             graph.wait(lambda: graph.camera_subscribers() == 0, "the node to leave the camera")
             assert change(Transition.TRANSITION_CLEANUP)

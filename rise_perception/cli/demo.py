@@ -80,7 +80,7 @@ def _record(source: FrameSource, out: Path, args: argparse.Namespace) -> None:
     from rise_perception.nodes.processes import NodeProcess, environment, free_domain
 
     domain = int(os.environ["ROS_DOMAIN_ID"]) if os.environ.get("ROS_DOMAIN_ID") else free_domain()
-    env = environment(domain)
+    env = environment(domain, out / "log" / "ros")
     print(
         f"playing {source.path} ({source.count} frames); watch it with ROS_DOMAIN_ID={domain} rviz2",
         flush=True,

@@ -43,9 +43,9 @@ def measure_node(segmenter: Segmenter, frame: Frame, count: int) -> tuple[dict[s
         ``postprocess``, ``track``, ``publish`` (label map, instances with 3D boxes, sent), ``overlay``.
     """
     domain = free_domain()
-    env = environment(domain)
-    os.environ.update({key: env[key] for key in env if key.startswith(("FAST", "ROS_"))})
     with tempfile.TemporaryDirectory() as folder:
+        env = environment(domain, Path(folder))
+        os.environ.update({key: env[key] for key in env if key.startswith(("FAST", "ROS_"))})
         recorder = NodeProcess("recorder_node", {"output": f"{folder}/bag"}, env, Path(folder) / "log")
         rclpy.init(domain_id=domain)
         node = LifecycleNode("segmentation_node")

@@ -13,6 +13,7 @@ from rclpy.node import Node
 
 WINDOW = 5.0  # seconds over which rates and latencies are taken
 RECENT = 5.0  # seconds for which an error keeps the status from being OK
+PLAUSIBLE_AGE = 3600.0  # seconds
 
 OK, WARN, ERROR = (int.from_bytes(level, "little") for level in (b"\x00", b"\x01", b"\x02"))
 #: A condition: level, summary and further values.
@@ -74,7 +75,11 @@ class Diagnostics:
         if len(recent):
             values["latency median (ms)"] = f"{np.median(recent[:, 1]) * 1e3:.1f}"
             values["latency 95 % (ms)"] = f"{np.quantile(recent[:, 1], 0.95) * 1e3:.1f}"
-            values["age median (ms)"] = f"{np.median(recent[:, 2]) * 1e3:.1f}"
+            age = np.median(recent[:, 2])
+            # The stamps of a recording, or of a clock that nobody set, say nothing about age.
+            values["age median (ms)"] = (
+                f"{age * 1e3:.1f}" if abs(age) < PLAUSIBLE_AGE else "stamps of another time"
+            )
         level, summaries = OK, []
         for severity, summary, more in self._condition():
             level = max(level, severity)

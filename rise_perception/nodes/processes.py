@@ -18,25 +18,29 @@ from rise_perception import resources
 GRACE = 10.0  # seconds that a node gets to end by itself
 
 
-def environment(domain: int | None = None) -> dict[str, str]:
+def environment(domain: int, logs: Path) -> dict[str, str]:
     """This process's environment, completed for a node.
 
-    Adds what the user has not set: discovery on this machine only, and the Fast DDS profile for
-    images. ``domain`` sets ROS_DOMAIN_ID.
+    Adds what the user has not set: discovery on this machine only, and the Fast DDS profile for images.
+
+    Args:
+        domain: ROS_DOMAIN_ID.
+        logs: folder for ROS's own log files, which otherwise go to the home folder.
     """
     env = dict(os.environ)
     # The ROS wheels mark that they have set up this interpreter; a child sets up its own.
     env.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
-    env.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if env.get("ROS_DISTRO") == "humble":
+        env.setdefault("ROS_LOCALHOST_ONLY", "1")
+    else:
+        env.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     if not {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"} & env.keys():
         env["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(resources.find("config") / "fastdds.xml")
     # With a sourced ROS, the libraries of the rise_msgs in this environment have to be found.
     for name, folder in (("LD_LIBRARY_PATH", f"{sys.prefix}/lib"), ("AMENT_PREFIX_PATH", sys.prefix)):
         if env.get("AMENT_PREFIX_PATH"):
             env[name] = os.pathsep.join([folder, *filter(None, [env.get(name, "")])])
-    if domain is not None:
-        env["ROS_DOMAIN_ID"] = str(domain)
-    return env
+    return {**env, "ROS_DOMAIN_ID": str(domain), "ROS_LOG_DIR": str(logs.resolve())}
 
 
 def free_domain() -> int:
