@@ -442,3 +442,36 @@ def test_info_of_what_is_no_model(rise, tmp_path, tiny_model):
     (tmp_path / "m" / "model.safetensors").write_bytes(b"\x80\x04cpickle")
     status, _, err = rise("info", tmp_path / "m")
     assert (status, "model.safetensors" in err) == (2, True)
+
+
+# ---- errors on the way
+
+
+def test_unknown_configuration_key_is_named(rise, tmp_path):
+    (tmp_path / "c.yaml").write_text("nettwork: {width: 32}\n")
+    status, _, err = rise("train", tmp_path / "c.yaml")
+    assert (status, "nettwork" in err) == (2, True)
+
+
+def test_output_that_cannot_be_written(rise, pictures, tiny_model, tmp_path):
+    (tmp_path / "file").write_text("x")
+    status, _, err = rise("predict", pictures, "--out", tmp_path / "file", "--model", tiny_model)
+    assert status == 2
+    assert str(tmp_path / "file") in err
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_interrupt_keeps_what_was_written(rise, pictures, tiny_model, tmp_path, monkeypatch):
+    from rise_perception.data import images
+
+    read = images.read_image
+
+    def stop_at_b(path):
+        if path.name == "b.png":
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(images, "read_image", stop_at_b)
+    status, _, err = rise("predict", pictures, "--out", tmp_path / "out", "--model", tiny_model)
+    assert (status, "interrupted" in err) == (130, True)
+    assert (tmp_path / "out" / "a.instances.json").exists()

@@ -42,16 +42,23 @@ def metrics_plot(metrics: Metrics) -> bytes:
 
 
 def latency_plot(milliseconds: Mapping[str, Sequence[float]]) -> bytes:
-    """PNG with a histogram per stage: name -> milliseconds of each frame."""
+    """PNG with the cumulative distribution of each stage: name -> milliseconds of each frame.
+
+    Cumulative, because in a histogram the bars of the short stages would hide the long ones.
+    """
     figure, axes = _figure(1)
-    values = [np.asarray(v, np.float64) for v in milliseconds.values()]
-    # The slowest percent (start-up) would squeeze everything else into one bar.
-    high = max((float(np.percentile(v, 99)) for v in values if v.size), default=1.0) * 1.05
-    for color, (name, stage) in zip(COLORS, zip(milliseconds, values, strict=True), strict=False):
-        axes[0].hist(stage, bins=40, range=(0, high), histtype="step", lw=2, color=color, label=name)
-    axes[0].set(xlabel="milliseconds", ylabel="frames", xlim=(0, high), title="Latency of each frame")
-    if milliseconds:
-        axes[0].legend(frameon=False)
+    stages = {
+        name: np.sort(np.asarray(values, np.float64)) for name, values in milliseconds.items() if len(values)
+    }
+    for color, (name, values) in zip(COLORS, stages.items(), strict=False):
+        share = np.arange(1, values.size + 1) / values.size
+        axes[0].step(values, share, where="post", lw=2, color=color, label=name)
+    # The slowest percent (start-up) would squeeze everything else to the left.
+    high = max((float(np.percentile(values, 99)) for values in stages.values()), default=1.0) * 1.05
+    axes[0].set(xlabel="milliseconds", ylabel="share of frames", xlim=(0, high), ylim=(0, 1.02))
+    axes[0].set_title("Frames that took at most so long")
+    if stages:
+        axes[0].legend(loc="lower right", frameon=False)
     return _png(figure)
 
 

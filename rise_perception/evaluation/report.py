@@ -93,7 +93,7 @@ def metrics_section(metrics: Metrics, worst: np.ndarray | None = None) -> Sectio
 
 
 def latency_section(milliseconds: Mapping[str, Sequence[float]], note: str = "") -> Section:
-    """Latency table and histogram; stage name -> milliseconds of each frame."""
+    """Latency table and distribution; stage name -> milliseconds of each frame."""
     rows = []
     for name, values in milliseconds.items():
         if len(values):
@@ -153,7 +153,8 @@ _TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=
 </table>
 {% endfor %}
 {% if section.pictures %}
-<div class="pictures{{ " many" if section.columns > 1 }}" style="grid-template-columns: repeat({{ section.columns }}, 1fr)">
+<div class="pictures{{ " many" if section.columns > 1 }}"
+ style="grid-template-columns: repeat({{ section.columns }}, 1fr)">
 {% for picture in section.pictures %}
 <figure>
 <img src="{{ picture.uri }}" alt="{{ picture.caption }}">
