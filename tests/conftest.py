@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,7 @@ def _save_tiny(folder: Path, kind: str) -> Path:
         dropout=0.0,
     )
     network = RiseNetwork(config)
-    with (
-        torch.no_grad()
-    ):  # untrained embeddings are all alike; the tracker needs them apart
+    with torch.no_grad():  # untrained embeddings are all alike; the tracker needs them apart
         network.contrastive.layers[-1].weight.mul_(1000)
     save_model(folder, network, ModelCard(name=folder.name, network=config, score_threshold=0.0))
     return folder
@@ -76,3 +75,20 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
     depth[50:100, 90:140] = 0.9
     depth[70:80, 110:120] = 0
     return image, depth
+
+
+@pytest.fixture
+def rise(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line `rise ...` in this process; gives (exit status, stdout, stderr)."""
+    from rise_perception.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return status, out, err
+
+    return run
