@@ -1,0 +1,56 @@
+"""`rise train`: train a model from one YAML configuration."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+from pathlib import Path
+
+SUMMARY = "train a model from a YAML configuration; a second call goes on where the first one stopped"
+EXAMPLES = """\
+examples:
+  rise scenes stills data/tote --train 3000 --val 300 --test 400
+  rise train config/train/rise_small_rgbd.yaml
+  rise train config/train/rise_small_rgb.yaml --device cuda
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("config", help="YAML file; those that ship are in config/train/")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print where the model lies."""
+    from rise_perception.learning.config import read_train_config
+    from rise_perception.learning.trainer import Trainer
+    from rise_perception.runtime.device import choose_device
+
+    command = (
+        "rise train "
+        + shlex.quote(args.config)
+        + (f" --device {args.device}" if args.device != "auto" else "")
+    )
+    config = read_train_config(args.config)
+    card = Trainer(config, command, choose_device(args.device), git_revision()).run()
+    print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
+    return 0
+
+
+def git_revision() -> str:
+    """Short revision of the checkout that this code runs from, or an empty string."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
