@@ -119,14 +119,15 @@ def initialise(network: RiseNetwork, source: str | Path) -> list[str]:
 
 
 def _adopt(network: RiseNetwork, state: dict[str, Tensor], folder: Path) -> list[str]:
-    own = {n: t for n, t in network.state_dict().items() if not n.endswith("num_batches_tracked")}
-    state = {n: t for n, t in state.items() if not n.endswith("num_batches_tracked")}
+    own = network.state_dict()
     for name, tensor in state.items():
         if name in own and tensor.ndim == 4 and tensor.shape[1] == 3 < own[name].shape[1]:
             state[name] = torch.zeros_like(own[name])
             state[name][:, :3] = tensor
     misfits: dict[str, list[str]] = {}
     for name in sorted(own.keys() | state.keys()):
+        if name.endswith("num_batches_tracked"):
+            continue  # frozen norms have none
         if name not in state or name not in own or state[name].shape != own[name].shape:
             there = tuple(state[name].shape) if name in state else "absent"
             here = tuple(own[name].shape) if name in own else "absent"
