@@ -33,7 +33,8 @@ def bi_softmax(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 class Tracker:
     """Gives each instance the id that it had in earlier frames; new instances get new ids.
 
-    Ids start at 1 and are never used twice, also not after a reset.
+    Ids start at 1 and are never used twice, also not after a reset. Eq. 3 compares candidates with each
+    other: one instance after a single other one always counts as the same.
     """
 
     def __init__(self) -> None:
