@@ -55,7 +55,7 @@ def test_box_of_a_tilted_rectangle(angles):
     assert abs(found.rotation[:, 2] @ rotation[:, 2]) > 0.995
     np.testing.assert_allclose(found.rotation @ found.rotation.T, np.eye(3), atol=1e-9)
     assert np.linalg.det(found.rotation) == pytest.approx(1)
-    np.testing.assert_allclose(Rotation.from_quat(found.quaternion()).as_matrix(), found.rotation, atol=1e-9)
+    np.testing.assert_allclose(Rotation.from_quat(found.quaternion).as_matrix(), found.rotation, atol=1e-9)
 
 
 def test_flying_pixels_do_not_blow_up_the_box():

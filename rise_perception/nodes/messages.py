@@ -73,7 +73,7 @@ def instance_array(
 
 def box_pose(location: Location) -> Pose:
     """Centre and axes of a 3D box."""
-    orientation = Quaternion(**dict(zip("xyzw", location.quaternion().tolist(), strict=True)))
+    orientation = Quaternion(**dict(zip("xyzw", location.quaternion.tolist(), strict=True)))
     return Pose(position=_point(location.centre), orientation=orientation)
 
 
