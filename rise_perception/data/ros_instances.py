@@ -19,6 +19,7 @@ def to_instances(message: Any) -> Instances:
         ImageError: the label map contradicts itself.
     """
     rows = message.instances
+    width = len(rows[0].embedding) if rows else 0
     names = tuple(sorted({row.class_name for row in rows})) or ("object",)
     boxes = [(r.bbox.x_offset, r.bbox.y_offset, r.bbox.width, r.bbox.height) for r in rows]
     corners = np.array(boxes, np.float32).reshape(-1, 4)
@@ -29,7 +30,7 @@ def to_instances(message: Any) -> Instances:
         scores=np.array([row.score for row in rows], np.float32),
         classes=np.array([names.index(row.class_name) for row in rows], np.int64),
         boxes=corners,
-        embeddings=np.array([row.embedding for row in rows], np.float32).reshape(len(rows), -1),
+        embeddings=np.array([row.embedding for row in rows], np.float32).reshape(len(rows), width),
         ids=np.array([row.id for row in rows], np.int64),
         class_names=names,
     )

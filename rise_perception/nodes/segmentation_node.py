@@ -7,6 +7,7 @@ is active and somebody listens to an output.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ from rise_perception.runtime.segmenter import Segmenter
 from rise_perception.runtime.tracker import Tracker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+WORKER = "segmentation worker"
 LISTEN_PERIOD = 0.2  # seconds between looks at who listens
 LAST_FRAME = 3.0  # seconds that the frame in work gets when the process ends
 SILENCE = 2.0  # seconds without an image after which the camera counts as gone
@@ -124,7 +126,7 @@ class SegmentationNode(LifecycleNode):
         self._inputs = CameraInputs(
             self, self._color_topic, self._depth_topic, self._info_topic, self._tolerance, report
         )
-        self._worker = threading.Thread(target=self._work, args=(self._inputs,), daemon=True)
+        self._worker = threading.Thread(target=self._work, args=(self._inputs,), name=WORKER, daemon=True)
         self._worker.start()
         return super().on_configure(state)
 
@@ -310,7 +312,13 @@ def create() -> SegmentationNode:
 
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
-    return run(create, args)
+    status = run(create, args)
+    if any(thread.name == WORKER for thread in threading.enumerate()):
+        # A network cannot be interrupted, and taking the interpreter down under it aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 if __name__ == "__main__":
