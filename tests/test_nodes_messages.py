@@ -91,18 +91,11 @@ class StandIn:
         self.__dict__.update(fields)
 
 
-NAMES = (
-    "Detection2D",
-    "Detection2DArray",
-    "LabelInfo",
-    "ObjectHypothesisWithPose",
-    "VisionClass",
-    "VisionInfo",
-)
+KINDS = "Detection2D Detection2DArray LabelInfo ObjectHypothesisWithPose VisionClass VisionInfo".split()
 
 
 def test_detections_and_infos_of_vision_msgs(found):
-    vision = messages.vision_messages() or SimpleNamespace(**dict.fromkeys(NAMES, StandIn))
+    vision = messages.vision_messages() or SimpleNamespace(**dict.fromkeys(KINDS, StandIn))
     made = messages.detections(vision, Header(), found, None)
     assert [d.id for d in made.detections] == [str(2**40), "7"]
     box = made.detections[1].bbox

@@ -128,8 +128,7 @@ def test_a_killed_recorder_leaves_what_it_had_and_a_second_one_starts_anew(
     with BagReader(output.with_name("result.incomplete") / "result") as reader:
         assert reader.counts["/segmentation_node/label_map"] >= 10
     again = graph.start("recorder_node", {"output": str(output)})
-    graph.wait(lambda: publisher.get_subscription_count() == 1, "the second recorder")
-    graph.spin(1.0)
+    graph.wait(lambda: "recording" in again.log_tail(), "the second recorder")
     assert again.stop() == 0
     assert output.is_dir()
     third = graph.start("recorder_node", {"output": str(output)})

@@ -68,6 +68,7 @@ class RecorderNode(Node):
             self.create_subscription(kind, topic, callback, profile, raw=True, **options)
         if total_topic:
             self.create_subscription(UInt32, total_topic, self._on_total, qos.latched())
+        self.get_logger().info(f"recording {source} to {output}")
 
     def _on_message(self, topic: str, type_name: str, data: bytes) -> None:
         """Writes one message as it came; a frame that was sent twice is written once."""
