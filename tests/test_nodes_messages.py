@@ -91,11 +91,13 @@ class StandIn:
         self.__dict__.update(fields)
 
 
-KINDS = "Detection2D Detection2DArray LabelInfo ObjectHypothesisWithPose VisionClass VisionInfo".split()
+KINDS = ("Detection2D", "Detection2DArray", "LabelInfo", "VisionClass", "VisionInfo")
 
 
 def test_detections_and_infos_of_vision_msgs(found):
-    vision = messages.vision_messages() or SimpleNamespace(**dict.fromkeys(KINDS, StandIn))
+    vision = messages.vision_messages() or SimpleNamespace(
+        **dict.fromkeys((*KINDS, "ObjectHypothesisWithPose"), StandIn)
+    )
     made = messages.detections(vision, Header(), found, None)
     assert [d.id for d in made.detections] == [str(2**40), "7"]
     box = made.detections[1].bbox
