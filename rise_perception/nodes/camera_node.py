@@ -29,8 +29,8 @@ from rise_perception.nodes.inputs import stamp_of
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run
 
-PATIENCE = 15.0  # seconds after which a frame that was not acknowledged is sent again
-TRIES = 3
+PATIENCE = 10.0  # seconds after which a frame that was not acknowledged is sent again, doubled each time
+TRIES = 4
 END: tuple[Frame | None, None] = (None, None)
 
 
@@ -89,7 +89,7 @@ class CameraNode(Node):
         if self._sent == 0 and self._pending is None and not self._listened_to():
             return
         if self._pending is not None and self._acknowledge:
-            if now - self._sent_at < PATIENCE:
+            if now - self._sent_at < PATIENCE * 2 ** (self._tries - 1):
                 return
             if self._tries < TRIES:
                 self._send(self._pending)
