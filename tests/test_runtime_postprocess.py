@@ -132,6 +132,14 @@ def test_a_part_of_a_better_one_goes() -> None:
     assert len(run(outputs_of([(0.1, 0.1, 0.9, 0.9), (0.3, 0.3, 0.5, 0.5)], [0.9, 0.8]))) == 1
 
 
+@pytest.mark.parametrize(("hidden", "stays"), [(0.4, True), (0.6, False)])
+def test_what_better_ones_mostly_hide_goes(hidden: float, stays: bool) -> None:
+    """Also when no single one hides it: two cover a side each."""
+    half = hidden * 0.6 / 2
+    rectangles = [(0.0, 0.1, 0.2 + half, 0.4), (0.8 - half, 0.1, 1.0, 0.4), (0.2, 0.1, 0.8, 0.4)]
+    assert len(run(outputs_of(rectangles, [0.9, 0.8, 0.7]))) == (3 if stays else 2)
+
+
 def test_a_small_one_on_top_of_a_large_one_stays() -> None:
     found = run(outputs_of([(0.1, 0.1, 0.9, 0.9), (0.3, 0.3, 0.5, 0.5)], [0.8, 0.9]))
     assert len(found) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -128,6 +129,9 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """Batches ``start`` .. ``iterations`` - 1 of the run."""
     sources = batch // 2  # each source image gives two views
+    if workers:
+        # In this process, before the fork: OpenCV's threads hang a child that inherits them.
+        cv2.setNumThreads(1)
     order = SeededOrder(len(samples), iterations * sources, start * sources, samples.seed)
     return DataLoader(
         samples,  # type: ignore[arg-type]
@@ -141,8 +145,5 @@ def training_loader(
 
 
 def _one_thread(worker: int) -> None:
-    import cv2
-
     # The workers share the cores with the step; their operations are small.
     torch.set_num_threads(1)
-    cv2.setNumThreads(1)

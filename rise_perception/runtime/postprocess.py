@@ -7,7 +7,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 
 from rise_perception.data.letterbox import Letterbox
@@ -17,9 +16,8 @@ from rise_perception.network.outputs import QueryOutputs
 
 #: Queries whose masks are drawn.
 TOP_K = 100
-#: Of two masks that overlap more than this (intersection over union), the better scored one stays.
-DUPLICATE_IOU = 0.5
-#: A mask keeps its instance only when this share of it is not owned by better ones.
+#: A mask keeps its instance only when this share of it is not owned by better ones. At a half, no two masks
+#: that stay have an IoU above a half either: duplicates go.
 VISIBLE_SHARE = 0.5
 #: Instances smaller than this, in cells of the masks (4x4 pixels of the network's input), are noise.
 SMALLEST = 2
@@ -43,12 +41,6 @@ class _Cells(NamedTuple):
     def of(self, index: int) -> np.ndarray:
         """Cells of mask ``index``."""
         return self.cells[self.ends[index] : self.ends[index + 1]]
-
-    def overlaps(self, size: int) -> np.ndarray:
-        """(M, M) cells that two masks share; their areas on the diagonal."""
-        shape = (len(self.ends) - 1, size)
-        masks = csr_array((np.ones(len(self.cells), np.float32), self.cells, self.ends), shape=shape)
-        return (masks @ masks.T).toarray()
 
 
 @torch.inference_mode()
@@ -127,7 +119,7 @@ def _positive_cells(logits: np.ndarray) -> _Cells:
 
 
 def _suppress(found: _Cells, size: int, order: np.ndarray, container: np.ndarray) -> list[int]:
-    """Masks that survive, best first: duplicates of better ones and hidden ones go.
+    """Masks that survive, best first: those that better ones mostly hide go.
 
     Args:
         found: the masks' cells.
@@ -135,23 +127,13 @@ def _suppress(found: _Cells, size: int, order: np.ndarray, container: np.ndarray
         order: masks to look at, by falling score.
         container: (M,) bool; containers and items do not compete with each other.
     """
-    overlaps = found.overlaps(size)
-    areas = np.diag(overlaps)
     kept: list[int] = []
-    rivals: dict[bool, list[int]] = {False: [], True: []}
-    owned = {False: np.zeros(size, bool), True: np.zeros(size, bool)}
+    owned = np.zeros((2, size), bool)
     for index in order.tolist():
-        kind = bool(container[index])
-        overlap = overlaps[index, rivals[kind]]
-        union = areas[index] + areas[rivals[kind]] - overlap
-        if (overlap > DUPLICATE_IOU * union).any():
-            continue
-        cells = found.of(index)
-        if np.count_nonzero(~owned[kind][cells]) < VISIBLE_SHARE * len(cells):
-            continue
-        owned[kind][cells] = True
-        rivals[kind].append(index)
-        kept.append(index)
+        cells, rivals = found.of(index), owned[int(container[index])]
+        if np.count_nonzero(rivals[cells]) <= (1 - VISIBLE_SHARE) * len(cells):
+            rivals[cells] = True
+            kept.append(index)
     return kept
 
 
