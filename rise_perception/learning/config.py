@@ -18,7 +18,8 @@ class DataConfig:
 
     Attributes:
         train: COCO annotation files to train on; relative paths start at the working directory.
-        validation: COCO annotation file for the AP during training; empty for none.
+        validation: COCO annotation file; when the training ends, the AP on it goes into the model card and
+            the score threshold is chosen on it. Empty: neither.
         augmentation: strength of the colour augmentation; 0 switches it off.
         scale: range of the geometric scale factor.
         rotation: greatest rotation, degrees.

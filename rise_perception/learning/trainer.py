@@ -20,6 +20,7 @@ from rise_perception.learning.association import association_loss
 from rise_perception.learning.batches import Batch, TrainingSamples, training_loader
 from rise_perception.learning.config import OptimisationConfig, TrainConfig
 from rise_perception.learning.criterion import supervised_loss
+from rise_perception.learning.validation import validate
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.rise import RiseNetwork
@@ -80,7 +81,10 @@ class Trainer:
                 bar.set_postfix_str(" ".join(f"{n} {v:.3f}" for n, v in recent.items()), refresh=False)
                 if self.iteration % steps.save_every == 0 or self.iteration == steps.iterations:
                     self.save(recent)
-        return self.write_model()
+        card = self.write_model()
+        if config.data.validation:
+            card = validate(self.out, config.data.validation, str(self.device))
+        return card
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimisation step; the losses as floats.
