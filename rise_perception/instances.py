@@ -40,10 +40,12 @@ class Instances:
 
     @property
     def height(self) -> int:
+        """Image height in pixels."""
         return int(self.label_map.shape[0])
 
     @property
     def width(self) -> int:
+        """Image width in pixels."""
         return int(self.label_map.shape[1])
 
     def mask(self, index: int) -> np.ndarray:

@@ -111,7 +111,9 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     try:
         network = RiseNetwork(dataclasses.replace(card.network, pretrained=False))
     except ConfigError as error:
-        raise ModelError(f"{Path(folder) / CARD} describes a network that cannot be built: {error}") from error
+        raise ModelError(
+            f"{Path(folder) / CARD} describes a network that cannot be built: {error}"
+        ) from error
     own = network.state_dict()
     problems = [f"missing {n}" for n in own if n not in state] + [
         f"unexpected {n}" for n in state if n not in own
