@@ -76,7 +76,7 @@ def instance_array_message(instances: Instances, frame: Frame, model_version: st
 def _instance(instances: Instances, row: int, area: int, location: Location | None) -> Any:
     x0, y0, x1, y1 = (int(value) for value in instances.boxes[row])
     nowhere = np.full(3, np.nan)
-    rotation = np.array([0.0, 0.0, 0.0, 1.0]) if location is None else location.quaternion()
+    rotation = np.array([0.0, 0.0, 0.0, 1.0]) if location is None else location.quaternion
     return _make(
         "rise_msgs/msg/Instance",
         label=int(instances.labels[row]),
