@@ -215,6 +215,16 @@ def test_a_missing_data_set_is_named_before_anything_is_written(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_missing_validation_set_is_named_before_the_training(data: Path, tmp_path: Path) -> None:
+    config = configure(data, tmp_path / "out")
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, validation=str(tmp_path / "val.json"))
+    )
+    with pytest.raises(DataError, match=r"val\.json"):
+        Trainer(config, "t").run()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_workers_change_nothing(data: Path, tmp_path: Path) -> None:
     losses = []

@@ -64,6 +64,9 @@ class Trainer:
         config, steps = self.config, self.config.optimisation
         depth = config.network.input == "rgbd"
         sets = [CocoDataset(path, config.network.classes, depth) for path in config.data.train]
+        if config.data.validation:
+            # What is wrong with the file should show now, not when the training is over.
+            CocoDataset(config.data.validation, config.network.classes, depth)
         samples = TrainingSamples(sets, config.data, config.network, steps.seed)
         loader = training_loader(samples, steps.batch, steps.iterations, self.iteration, config.data.workers)
         self.out.mkdir(parents=True, exist_ok=True)

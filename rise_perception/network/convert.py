@@ -3,7 +3,7 @@
 The second is the layout of the published ``SenseTime/deformable-detr*`` checkpoints, so that training starts
 from COCO: a folder with ``config.json`` and ``model.safetensors``, as ``save_pretrained`` writes it. What the
 two networks share is taken; the mask head and the contrastive head stay as they are, and so does the class
-head where the number of classes differs (COCO's 91). ``config/train`` says how a run asks for it: ``init``.
+head where the number of classes differs (COCO's 91). A training configuration names the folder as ``init``.
 
 ==============================================  ==================================================
 transformers                                    here
