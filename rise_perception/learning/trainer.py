@@ -96,7 +96,7 @@ class Trainer:
             ModelError: the loss or its gradient is not finite; weights and last checkpoint are untouched.
         """
         # Dropout depends on the step alone, so that a resumed run repeats it.
-        torch.manual_seed(hash((self.config.optimisation.seed, -self.iteration)) % 2**63)
+        torch.manual_seed(hash((self.config.optimisation.seed, self.iteration, 0)) % 2**63)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base_lr"] * rate_factor(self.iteration, self.config.optimisation)
         images = batch.images.to(self.device, memory_format=torch.channels_last)
