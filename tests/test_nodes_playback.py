@@ -204,10 +204,11 @@ def test_bench_node_measures_every_part(tiny_model, tmp_path):
     result = rise("bench", "node", "--model", tiny_model, "--frames", 5, "--json", file)
     assert result.returncode == 0, result.stderr
     rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
-    parts = ["receive", "decode", "preprocess", "postprocess", "track", "publish"]
-    for name in [*parts, "network", "overlay"]:
+    parts = ["receive", "decode", "preprocess", "postprocess", "track", "label map"]
+    for name in [*parts, "network", "instances", "overlay"]:
         assert 0 < rows[name]["median_ms"] <= rows[name]["p95_ms"]
-    largest = max(rows[name]["median_ms"] for name in parts)
-    assert rows["all but the network"]["median_ms"] >= largest
-    assert "all but the network" in result.stdout
+    total = rows["image to label map, without the network"]["median_ms"]
+    assert total >= max(rows[name]["median_ms"] for name in parts)
+    assert rows["... and to the instances"]["median_ms"] > total
+    assert "aim: " in result.stdout
     assert rise("bench", "node", "--frames", 0).returncode == 2

@@ -22,10 +22,11 @@ examples:
   rise bench node --model models/mine --rgb
 
 It plays a frame of the shipped bag at 640x480 through the node's own code while a recorder listens in
-another process. The aim: everything but the network below 8 ms (median).
+another process. The aim: from image message to label map, all but the network below 8 ms (median).
 """
 SIZE = (640, 480)
 AIM = 8.0
+TO_LABEL_MAP = "image to label map, without the network"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +52,11 @@ def run(args: argparse.Namespace) -> int:
     frame = _frame(with_depth=not args.rgb)
     segmenter = Segmenter.load(args.model, args.device)
     spent, instances = measure_node(segmenter, frame, args.frames)
-    overhead = [part for part in spent if part not in ("network", "overlay")]
-    total = np.sum([spent[part] for part in overhead], axis=0)
-    spent["all but the network"] = total.tolist()
-    spent["the same with overlay"] = (total + spent["overlay"]).tolist()
+    parts = ("receive", "decode", "preprocess", "postprocess", "track", "label map")
+    total = np.sum([spent[part] for part in parts], axis=0)
+    spent[TO_LABEL_MAP] = total.tolist()
+    spent["... and to the instances"] = (total + spent["instances"]).tolist()
+    spent["... and to the overlay"] = (total + spent["instances"] + spent["overlay"]).tolist()
     rows = [
         {"name": name, "median_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95))}
         for name, ms in spent.items()
@@ -72,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
         "rows": rows,
     }
     print(f"{SIZE[0]}x{SIZE[1]}, {instances} instances, model {segmenter.last_model}, {args.frames} frames")
-    print(f"{'part':<24}{'median ms':>10}{'95 %':>10}")
+    print(f"{'part':<42}{'median ms':>10}{'95 %':>10}")
     for row in rows:
-        print(f"{row['name']:<24}{row['median_ms']:>10.2f}{row['p95_ms']:>10.2f}")
-    print(f"aim for all but the network: median below {AIM:.0f} ms")
+        print(f"{row['name']:<42}{row['median_ms']:>10.2f}{row['p95_ms']:>10.2f}")
+    print(f"aim: {TO_LABEL_MAP!r} below {AIM:.0f} ms (median)")
     if args.json:
         write_json(args.json, content)
     return 0

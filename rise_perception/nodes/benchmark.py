@@ -40,7 +40,7 @@ def measure_node(segmenter: Segmenter, frame: Frame, count: int) -> tuple[dict[s
     Returns:
         (milliseconds of every frame by part, number of instances in the frame). Parts: ``receive`` (the
         messages from bytes), ``decode`` (messages to arrays), ``preprocess``, ``network``,
-        ``postprocess``, ``track``, ``publish`` (label map, instances with 3D boxes, sent), ``overlay``.
+        ``postprocess``, ``track``, ``label map`` (sent), ``instances`` (with 3D boxes, sent), ``overlay``.
     """
     domain = free_domain()
     with tempfile.TemporaryDirectory() as folder:
@@ -100,10 +100,11 @@ def _measure(
         header = Header()
         header.stamp.nanosec = index  # the recorder takes every stamp once
         version, arrival = segmenter.last_model, time.monotonic()
-        outputs.publish(
-            Result(header, image, metres, None, frame.camera, instances, version, arrival), target=None
-        )
-        lap("publish")
+        result = Result(header, image, metres, None, frame.camera, instances, version, arrival)
+        label_map = outputs.publish_label_map(result)
+        lap("label map")
+        outputs.publish_instances(result, label_map, target=None)
+        lap("instances")
         messages.image(header, draw_overlay(image, instances), "rgb8")
         lap("overlay")
         found = len(instances)

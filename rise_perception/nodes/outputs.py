@@ -96,16 +96,25 @@ class Outputs:
             messages.vision_info(self._vision, header, model_version, version)
         )
 
-    def publish(self, result: Result, target: int | None) -> float:
-        """Publishes one frame; the masks first, since a grasp waits for them.
-
-        Returns:
-            Seconds from the colour image's arrival to the publishing of the last of its masks.
-        """
-        header, instances = result.header, result.instances
-        label_map = messages.image(header, instances.label_map, "mono16")
+    def publish_label_map(self, result: Result) -> Image:
+        """Publishes the label map, before anything else is computed, and returns it as a message."""
+        label_map = messages.image(result.header, result.instances.label_map, "mono16")
         if self.wanted("label_map"):
             self._publishers["label_map"].publish(label_map)
+        return label_map
+
+    def publish_instances(self, result: Result, label_map: Image, target: int | None) -> float:
+        """Publishes everything else that somebody listens to, instances first.
+
+        Args:
+            result: the frame.
+            label_map: what :meth:`publish_label_map` returned.
+            target: id of the instance that ``~/target_mask`` shows, None for none.
+
+        Returns:
+            Seconds from the colour image's arrival to the publishing of the last mask.
+        """
+        header, instances = result.header, result.instances
         locations = None
         located = self.wanted("instances") or self.wanted("detections")
         if located and result.depth is not None and result.camera is not None:

@@ -204,7 +204,8 @@ class SegmentationNode(LifecycleNode):
         info = inputs.info(image.shape[1], image.shape[0])
         version = self._segmenter.last_model
         result = Result(header, image, depth, info, intrinsics(info), instances, version, pair.arrival)
-        latency = self._outputs.publish(result, self._target)
+        label_map = self._outputs.publish_label_map(result)
+        latency = self._outputs.publish_instances(result, label_map, self._target)
         self._diagnostics.frame(latency, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9)
 
     def _depth(self, pair: Pair, image: np.ndarray) -> np.ndarray | None:
