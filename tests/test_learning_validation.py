@@ -34,12 +34,12 @@ def test_the_threshold_separates_right_from_wrong() -> None:
     truth = [region(x, 1.0) for x in (0, 20, 40)]
     threshold, figures = best_threshold([pair([*wrong, *right], truth)])
     assert threshold == 0.4
-    assert figures == {"f1": 1.0, "precision": 1.0, "recall": 1.0}
+    assert figures == {"precision": 1.0, "recall": 1.0}
 
 
 def test_a_second_guess_for_the_same_object_is_wrong() -> None:
     threshold, figures = best_threshold([pair([region(0, 0.9), region(1, 0.8)], [region(0, 1.0)])])
-    assert threshold == pytest.approx(0.85)
+    assert threshold == pytest.approx(0.9)
     assert figures["precision"] == 1.0
 
 
@@ -52,7 +52,16 @@ def test_missed_objects_count_in_recall_and_containers_do_not_count() -> None:
 
 def test_nothing_found_gives_zero_and_the_lowest_threshold() -> None:
     threshold, figures = best_threshold([pair([], [region(0, 1.0)]), pair([region(70, 0.9)], [])])
-    assert (threshold, figures["f1"]) == (0.05, 0.0)
+    assert (threshold, figures) == (0.05, {"precision": 0.0, "recall": 0.0})
+
+
+def test_a_missed_object_weighs_more_than_a_wrong_guess() -> None:
+    truth = [region(x, 1.0) for x in (0, 20, 40, 60)]
+    right = [region(x, score) for x, score in ((0, 0.9), (20, 0.9), (40, 0.9), (60, 0.31))]
+    wrong = [region(10, 0.33), region(80, 0.36)]
+    threshold, figures = best_threshold([pair([*right, *wrong], truth)])
+    assert threshold == 0.3
+    assert figures["recall"] == 1.0
 
 
 def test_figures_and_threshold_are_written_into_the_card(tmp_path: Path) -> None:
