@@ -13,7 +13,7 @@ from rise_perception.data.letterbox import Letterbox
 from rise_perception.instances import Instances
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.runtime.postprocess import TOP_K, to_instances
+from rise_perception.runtime.postprocess import TOP_K, draw_queries, to_instances
 
 INPUT = (240, 320)
 CELLS = (60, 80)
@@ -43,9 +43,8 @@ def outputs_of(
 def run(
     outputs: QueryOutputs, size: tuple[int, int] = (480, 640), threshold: float = 0.3, **network: Any
 ) -> Instances:
-    found = to_instances(
-        outputs, Letterbox(size, INPUT), NetworkConfig(image_size=INPUT, **network), threshold
-    )
+    config = NetworkConfig(image_size=INPUT, **network)
+    found = to_instances(draw_queries(outputs, threshold), Letterbox(size, INPUT), config, threshold)
     check(found, size)
     return found
 
@@ -186,7 +185,7 @@ def test_strays_outside_the_box_are_cut_off() -> None:
 
 def test_only_the_best_queries_are_drawn() -> None:
     rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 0.9, (3 * TOP_K, 2))
+    corners = [(0.045 * column, 0.06 * row) for row in range(15) for column in range(20)]
     outputs = outputs_of(
         [(x, y, x + 0.05, y + 0.05) for x, y in corners], rng.uniform(0.4, 0.99, 3 * TOP_K).tolist()
     )
@@ -203,6 +202,13 @@ def test_only_the_best_queries_are_drawn() -> None:
     best = outputs.logits[0].max(-1).values.topk(TOP_K).indices
     assert set(drawn) == set(best.tolist())
     assert 0 < len(found) <= TOP_K
+
+
+def test_a_box_that_repeats_a_better_one_is_not_drawn() -> None:
+    outputs = outputs_of([(0.1, 0.1, 0.5, 0.5), (0.11, 0.1, 0.5, 0.5), (0.2, 0.2, 0.4, 0.4)], [0.8, 0.9, 0.7])
+    drawn = draw_queries(outputs, 0.3)
+    assert drawn.probability.tolist() == pytest.approx([0.9, 0.7])
+    assert drawn.masks.shape[0] == 2
 
 
 def test_embeddings_stay_with_their_instances() -> None:

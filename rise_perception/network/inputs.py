@@ -50,25 +50,41 @@ def make_input(image: np.ndarray, depth: np.ndarray | None, mode: str) -> np.nda
             raise ConfigError(
                 "input 'rgbd' needs a depth map and got none; give depth, or use an 'rgb' model"
             )
-        channels[3:] = depth_features(depth)
+        depth_features(depth, out=channels[3:])
     return channels
 
 
-def depth_features(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Median-centred log distance, its high-pass, and validity; each (H, W) float32 in about [-3, 3].
+def depth_features(depth: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Median-centred log distance, its high-pass, and validity.
 
     Args:
         depth: (H, W) float32 metres; 0, negative and non-finite values count as no measurement.
+        out: (3, H, W) float32 to write into.
+
+    Returns:
+        (3, H, W) float32, each in [-3, 3].
     """
+    features = np.empty((3, *depth.shape), np.float32) if out is None else out
+    relative, high_pass, mask = features
     valid = np.isfinite(depth) & (depth > 0)
-    mask = valid.astype(np.float32)
+    mask[:] = valid
     if not valid.any():
-        return mask, mask, mask
-    log = np.log(np.where(valid, depth, 1.0), dtype=np.float32)
-    relative = (log - np.median(log[valid])) * mask
+        features[:] = 0
+        return features
+    # In place: fresh arrays of this size cost more in page faults than in arithmetic.
+    relative[:] = depth
+    relative[~valid] = 1.0
+    np.log(relative, out=relative)
+    relative -= np.median(relative[valid], overwrite_input=True)
+    relative *= mask
     side = max(3, int(_HIGH_PASS_WINDOW * max(depth.shape))) | 1
     # The window's mean over valid pixels only: holes must not pull it.
     weight = cv2.blur(mask, (side, side))
-    mean = cv2.blur(relative, (side, side)) / np.maximum(weight, 1e-3)
-    high_pass = (relative - mean) * mask
-    return np.clip(relative * 5.0, -3, 3), np.clip(high_pass * 25.0, -3, 3), mask
+    mean = cv2.blur(relative, (side, side))
+    mean /= np.maximum(weight, 1e-3, out=weight)
+    np.subtract(relative, mean, out=high_pass)
+    high_pass *= mask
+    for feature, gain in ((relative, 5.0), (high_pass, 25.0)):
+        feature *= gain
+        np.clip(feature, -3, 3, out=feature)
+    return features

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torchvision.ops import batched_nms, box_convert
 
 from rise_perception.data.letterbox import Letterbox
 from rise_perception.instances import Instances
@@ -16,6 +16,9 @@ from rise_perception.network.outputs import QueryOutputs
 
 #: Queries whose masks are drawn.
 TOP_K = 100
+#: Of boxes of one class with a larger IoU, the better scored one is drawn. High enough to keep nested items:
+#: it only thins out the queries that optimal transport taught to find the same object.
+SAME_BOX_IOU = 0.8
 #: A mask keeps its instance only when this share of it is not owned by better ones. At a half, no two masks
 #: that stay have an IoU above a half either: duplicates go.
 VISIBLE_SHARE = 0.5
@@ -43,17 +46,60 @@ class _Cells(NamedTuple):
         return self.cells[self.ends[index] : self.ends[index + 1]]
 
 
+class Drawn(NamedTuple):
+    """The M queries of one image that may become instances, by falling class probability, in NumPy.
+
+    Attributes:
+        probability: (M,) of the best class.
+        classes: (M,) the best class.
+        boxes: (M, 4) centre x, centre y, width, height, fractions of the input.
+        embeddings: (M, D).
+        masks: (M, h, w) logits at a quarter of the input's size.
+    """
+
+    probability: np.ndarray
+    classes: np.ndarray
+    boxes: np.ndarray
+    embeddings: np.ndarray
+    masks: np.ndarray
+
+
 @torch.inference_mode()
-def to_instances(
-    outputs: QueryOutputs, letterbox: Letterbox, network: NetworkConfig, threshold: float
-) -> Instances:
-    """Turn the network's outputs for one image into instances.
+def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
+    """Choose the queries that may become instances and draw their masks: the network's last step.
+
+    Few are drawn, since drawing all would cost more than the network: the :data:`TOP_K` best of those whose
+    class probability reaches ``threshold`` and whose box repeats no better one.
+
+    Args:
+        outputs: outputs with B = 1.
+        threshold: the lowest class probability, in [0, 1].
+    """
+    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
+    probability, classes = outputs.logits[0].float().sigmoid().max(-1)
+    boxes = outputs.boxes[0].float()
+    likely = (probability >= threshold).nonzero()[:, 0]
+    corners = box_convert(boxes[likely], "cxcywh", "xyxy")
+    query = likely[batched_nms(corners, probability[likely], classes[likely], SAME_BOX_IOU)[:TOP_K]]
+    masks = outputs.masks(torch.zeros_like(query), query)
+    parts = (
+        probability[query],
+        classes[query],
+        boxes[query],
+        outputs.embeddings[0, query].float(),
+        masks.float(),
+    )
+    return Drawn(*(part.cpu().numpy() for part in parts))
+
+
+def to_instances(drawn: Drawn, letterbox: Letterbox, network: NetworkConfig, threshold: float) -> Instances:
+    """Turn the drawn queries of one image into instances.
 
     The score is the class probability times the mean mask probability inside the mask, so that a ragged
     guess ranks below a sharp one.
 
     Args:
-        outputs: outputs with B = 1.
+        drawn: what :func:`draw_queries` gave.
         letterbox: how the image was fitted into the input.
         network: for the class names and containers.
         threshold: instances that score below are dropped.
@@ -61,24 +107,15 @@ def to_instances(
     Returns:
         Instances in the image's pixels; containers lie below all other instances.
     """
-    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
+    if len(drawn.probability) == 0:
+        return Instances.empty(*letterbox.image_size, network.classes, drawn.embeddings.shape[-1])
     # In NumPy: on arrays this small, waiting for a busy core's thread would cost more than the work.
-    class_logits, boxes = _numpy(outputs.logits[0]), _numpy(outputs.boxes[0])
-    probability = 1.0 / (1.0 + np.exp(-class_logits.max(1)))
-    # Top-k comes first: drawing every query's mask would cost more than the network.
-    query = np.argsort(-probability, kind="stable")[:TOP_K]
-    query = query[probability[query] >= threshold]
-    if len(query) == 0:
-        return Instances.empty(*letterbox.image_size, network.classes, outputs.embeddings.shape[-1])
-    chosen = torch.from_numpy(query).to(outputs.logits.device)
-    logits = _numpy(outputs.masks(torch.zeros_like(chosen), chosen))
-    logits = np.where(_in_boxes(boxes[query], *logits.shape[1:]), logits, np.float32(-20.0))
+    logits = np.where(_in_boxes(drawn.boxes, *drawn.masks.shape[1:]), drawn.masks, np.float32(-20.0))
     found = _positive_cells(logits)
     areas = np.diff(found.ends)
     total = np.bincount(np.repeat(np.arange(len(areas)), areas), found.confidence, len(areas))
-    scores = probability[query] * total / areas.clip(min=1)
-    kinds = class_logits[query].argmax(1)
-    container = np.array([name in network.containers for name in network.classes])[kinds]
+    scores = drawn.probability * total / areas.clip(min=1)
+    container = np.array([name in network.containers for name in network.classes])[drawn.classes]
 
     order = np.argsort(-scores, kind="stable")
     order = order[(areas[order] >= SMALLEST) & (scores[order] >= threshold)]
@@ -86,16 +123,12 @@ def to_instances(
     return _draw(
         logits[order],
         scores[order].astype(np.float32),
-        kinds[order],
-        _numpy(outputs.embeddings[0])[query[order]],
+        drawn.classes[order],
+        drawn.embeddings[order],
         container[order],
         letterbox,
         network.classes,
     )
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.float().cpu().numpy()
 
 
 def _in_boxes(boxes: np.ndarray, h: int, w: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from rise_perception.network.checkpoint import CARD, load_model
 from rise_perception.network.inputs import make_input
 from rise_perception.resources import find
 from rise_perception.runtime.device import choose_device
-from rise_perception.runtime.postprocess import to_instances
+from rise_perception.runtime.postprocess import draw_queries, to_instances
 
 #: The pair that serves ``auto``: with depth the first, without the second.
 AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
@@ -138,11 +138,11 @@ class _Model:
         mask = letterbox.padding()
         padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
         prepared = time.perf_counter()
-        outputs = self.network(images, padding)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        drawn = draw_queries(
+            self.network(images, padding), self.threshold
+        )  # ends on the CPU: nothing to wait for
         predicted = time.perf_counter()
-        instances = to_instances(outputs, letterbox, config, self.threshold)
+        instances = to_instances(drawn, letterbox, config, self.threshold)
         done = time.perf_counter()
         return instances, {
             "preprocess": (prepared - start) * 1e3,
