@@ -37,14 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = _module(command)
     except ImportError as error:
         return _fail(f"`rise {command}` cannot run here: {error}")
-    parser = argparse.ArgumentParser(
-        prog=f"rise {command}",
-        description=module.SUMMARY,
-        epilog=module.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    args = parser.parse_args(arguments[1:])
+    args = build_parser(command).parse_args(arguments[1:])
     args.command_line = shlex.join(["rise", *arguments])
     try:
         return module.run(args)
@@ -56,6 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rise: interrupted; what was written so far is kept", file=sys.stderr)
         return INTERRUPTED
+
+
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """The arguments of one of :data:`COMMANDS`."""
+    module = _module(command)
+    parser = argparse.ArgumentParser(
+        prog=f"rise {command}",
+        description=module.SUMMARY,
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    return parser
 
 
 def _overview() -> str:
