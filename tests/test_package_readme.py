@@ -1,4 +1,4 @@
-"""The README says what is so: its commands parse, its snippet runs, its figures are those in the model cards."""
+"""The README says what is so: commands parse, the snippet runs, figures are those in the model cards."""
 
 from __future__ import annotations
 
