@@ -133,7 +133,10 @@ def to_depth(message: Any) -> np.ndarray:
         raise ImageError(
             f"depth image has encoding {message.encoding!r}; expected 16UC1 (millimetres) or 32FC1 (metres)"
         )
-    return images.to_metres(pixels(message))
+    view = pixels(message)
+    if message.encoding == "32FC1":
+        return images.to_metres(view)
+    return np.multiply(view, np.float32(0.001), dtype=np.float32)  # one pass: an integer is never NaN
 
 
 def to_label_map(message: Any) -> np.ndarray:

@@ -23,6 +23,7 @@ from rise_perception.frame import Frame
 from rise_perception.nodes import messages
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.processes import NodeProcess, environment, free_domain, wait_for
+from rise_perception.runtime.memory import keep_freed_memory
 from rise_perception.runtime.segmenter import Segmenter
 from rise_perception.runtime.tracker import Tracker
 
@@ -42,6 +43,7 @@ def measure_node(segmenter: Segmenter, frame: Frame, count: int) -> tuple[dict[s
         messages from bytes), ``decode`` (messages to arrays), ``preprocess``, ``network``,
         ``postprocess``, ``track``, ``label map`` (sent), ``instances`` (with 3D boxes, sent), ``overlay``.
     """
+    keep_freed_memory()
     domain = free_domain()
     with tempfile.TemporaryDirectory() as folder:
         env = environment(domain, Path(folder))

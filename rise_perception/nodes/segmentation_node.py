@@ -25,6 +25,7 @@ from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run
+from rise_perception.runtime.memory import keep_freed_memory
 from rise_perception.runtime.pairing import Pair
 from rise_perception.runtime.segmenter import Segmenter
 from rise_perception.runtime.tracker import Tracker
@@ -313,6 +314,7 @@ def create() -> SegmentationNode:
 
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
+    keep_freed_memory()
     status = run(create, args)
     if any(thread.name == WORKER for thread in threading.enumerate()):
         # A network cannot be interrupted, and taking the interpreter down under it aborts the process.
