@@ -13,7 +13,14 @@ from torch import Tensor
 from rise_perception.errors import ConfigError
 from rise_perception.learning.association import association_loss
 from rise_perception.learning.boxes import iou_and_giou, masks_to_boxes, to_centre, to_corners
-from rise_perception.learning.criterion import LossConfig, Matches, dice_loss, focal_loss, supervised_loss
+from rise_perception.learning.criterion import (
+    LossConfig,
+    Matches,
+    dice_loss,
+    focal_loss,
+    match,
+    supervised_loss,
+)
 from rise_perception.learning.matching import Targets, match_hungarian
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.network.rise import RiseNetwork
@@ -89,7 +96,7 @@ TARGETS = [
 def test_every_term_by_hand() -> None:
     """One-to-one matching, so that each term is a short sum."""
     outputs = random_outputs(3)
-    losses, _ = supervised_loss(outputs, TARGETS, LossConfig(matching="hungarian"))
+    losses = supervised_loss(outputs, TARGETS, LossConfig(matching="hungarian"))
     matched = [match_hungarian(outputs.logits[i], outputs.boxes[i], t) for i, t in enumerate(TARGETS)]
     count = 3
     classes, boxes, masks = 0.0, 0.0, 0.0
@@ -116,20 +123,36 @@ def test_every_term_by_hand() -> None:
 def test_auxiliary_stages_count_like_the_last() -> None:
     outputs = random_outputs(3, auxiliary=2)
     alone = [
-        supervised_loss(QueryOutputs(s.logits, s.boxes, None, s.masks), TARGETS, LossConfig())[0]
+        supervised_loss(QueryOutputs(s.logits, s.boxes, None, s.masks), TARGETS, LossConfig())
         for s in [*outputs.auxiliary, outputs]
     ]
-    losses, matches = supervised_loss(outputs, TARGETS, LossConfig())
+    losses = supervised_loss(outputs, TARGETS, LossConfig())
     for name in ("classes", "boxes", "masks", "total"):
         torch.testing.assert_close(losses[name], sum(x[name] for x in alone))
-    _, last = supervised_loss(
-        QueryOutputs(outputs.logits, outputs.boxes, None, outputs.masks), TARGETS, LossConfig()
-    )
-    assert torch.equal(matches.query, last.query)
+
+
+def test_a_stage_without_masks_has_no_mask_loss() -> None:
+    outputs = random_outputs(3, auxiliary=1)
+    first, last = outputs.auxiliary[0], QueryOutputs(outputs.logits, outputs.boxes, None, outputs.masks)
+    first.masks = None
+    both, alone = (supervised_loss(o, TARGETS, LossConfig()) for o in (outputs, last))
+    assert both["masks"] == alone["masks"]
+    assert both["boxes"] > alone["boxes"]
+
+
+def test_some_of_the_images_are_predicted_as_before() -> None:
+    outputs = random_outputs(3, auxiliary=1)
+    some = outputs.of_images(torch.tensor([0, 2]))
+    losses = supervised_loss(some, [TARGETS[0], TARGETS[2]], LossConfig())
+    # The image without objects adds nothing but background.
+    whole = supervised_loss(outputs, TARGETS, LossConfig())
+    for name in ("boxes", "masks"):
+        torch.testing.assert_close(losses[name], whole[name])
+    assert losses["classes"] < whole["classes"]
 
 
 def test_matches_name_image_query_and_object() -> None:
-    _, matches = supervised_loss(random_outputs(3), TARGETS, LossConfig())
+    matches = match(random_outputs(3), TARGETS, "optimal_transport")
     assert matches.batch.tolist() == sorted(matches.batch.tolist())
     assert set(matches.batch.tolist()) == {0, 2}
     for b, t in zip(matches.batch.tolist(), matches.target.tolist(), strict=True):
@@ -143,7 +166,8 @@ def test_empty_targets_teach_classes_only(matching: str, selection: str) -> None
     network = RiseNetwork(tiny_config(query_selection=selection))
     outputs = network(torch.randn(2, 3, 64, 96))
     empty = [mask_targets(torch.zeros(0, 16, 24, dtype=torch.bool))] * 2
-    losses, matches = supervised_loss(outputs, empty, LossConfig(matching=matching))
+    losses = supervised_loss(outputs, empty, LossConfig(matching=matching))
+    matches = match(outputs, empty, matching)
     assert len(matches.query) == 0
     assert losses["boxes"] == losses["masks"] == 0
     assert losses["classes"] > 0
@@ -157,8 +181,9 @@ def test_empty_targets_teach_classes_only(matching: str, selection: str) -> None
 
 def test_more_objects_than_queries_is_finite() -> None:
     boxes = [[0.1 + 0.05 * i, 0.5, 0.1, 0.2] for i in range(16)]
-    losses, matches = supervised_loss(random_outputs(1), [box_targets(boxes)], LossConfig())
-    assert len(matches.query) == 12
+    outputs = random_outputs(1)
+    losses = supervised_loss(outputs, [box_targets(boxes)], LossConfig())
+    assert len(match(outputs, [box_targets(boxes)], "optimal_transport").query) == 12
     assert losses["total"].isfinite()
 
 
@@ -166,7 +191,7 @@ def test_permuting_objects_changes_nothing() -> None:
     outputs, order = random_outputs(3), [1, 0]
     t = TARGETS[0]
     shuffled = [Targets(*(x[order] for x in (t.classes, t.boxes, t.masks, t.ids))), *TARGETS[1:]]
-    got, expected = (supervised_loss(outputs, targets, LossConfig())[0] for targets in (shuffled, TARGETS))
+    got, expected = (supervised_loss(outputs, targets, LossConfig()) for targets in (shuffled, TARGETS))
     for name in expected:
         torch.testing.assert_close(got[name], expected[name])
 
@@ -176,7 +201,7 @@ def test_a_perfect_prediction_costs_almost_nothing() -> None:
     logits = torch.full((1, 2, 2), -20.0)
     logits[0, 0, 1] = logits[0, 1, 0] = 20.0
     masks = torch.where(targets[0].masks[None], 20.0, -20.0)
-    losses, _ = supervised_loss(query_outputs(logits, targets[0].boxes[None], masks), targets, LossConfig())
+    losses = supervised_loss(query_outputs(logits, targets[0].boxes[None], masks), targets, LossConfig())
     assert losses["total"] < 1e-3
 
 
@@ -192,9 +217,7 @@ def test_masks_per_image_bounds_what_is_drawn_not_what_it_weighs() -> None:
     outputs.masks = counting
     boxes = [[0.2 + 0.1 * i, 0.5, 0.12, 0.3] for i in range(6)]
     values = [
-        supervised_loss(
-            outputs, [box_targets(boxes)], LossConfig(matching="hungarian", masks_per_image=most)
-        )[0]
+        supervised_loss(outputs, [box_targets(boxes)], LossConfig(matching="hungarian", masks_per_image=most))
         for most in (100, 3)
     ]
     assert drawn == [6, 3]
@@ -311,7 +334,8 @@ def test_the_network_learns_from_all_terms() -> None:
         masks = torch.zeros(3, 16, 24, dtype=torch.bool)
         masks[0, 2:7, 3:9] = masks[1, 8:14, 12:20] = masks[2, 1:4, 15:22] = True
         targets = [mask_targets(masks)] * 2
-        losses, matches = supervised_loss(outputs, targets, LossConfig())
+        losses = supervised_loss(outputs, targets, LossConfig())
+        matches = match(outputs, targets, "optimal_transport")
         (losses["total"] + association_loss(outputs.embeddings, matches, targets)).backward()
         silent = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
         assert not silent

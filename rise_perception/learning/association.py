@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rise_perception.learning.criterion import Matches
+from rise_perception.learning.distributed import normaliser
 from rise_perception.learning.matching import Targets
 
 
@@ -18,7 +19,7 @@ def association_loss(embeddings: Tensor, matches: Matches, targets: list[Targets
     Args:
         embeddings: (B, Q, D), B even.
         matches: matched queries of all images.
-        targets: the objects of each image, with their ids.
+        targets: the objects of each image that are known in both views, with their ids.
 
     Returns:
         scalar; zero, attached to the graph, when no object is in both views.
@@ -39,4 +40,4 @@ def association_loss(embeddings: Tensor, matches: Matches, targets: list[Targets
         negative = similarity.masked_fill(same, -torch.inf).logsumexp(1)
         positive = (-similarity).masked_fill(~same, -torch.inf).logsumexp(1)
         total = total + torch.nn.functional.softplus(negative + positive).sum()
-    return total / max(anchors, 1)
+    return total / normaliser(anchors, embeddings.device)

@@ -10,19 +10,21 @@ from torch import Tensor
 
 from rise_perception.errors import ConfigError
 from rise_perception.learning.boxes import iou_and_giou, to_corners
+from rise_perception.learning.distributed import normaliser
 from rise_perception.learning.matching import MATCHERS, Targets
 from rise_perception.network.outputs import QueryOutputs
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and matching of the supervised loss; the defaults are the paper's.
+    """Weights of the losses, and matching; the defaults are the paper's.
 
     Attributes:
         matching: ``optimal_transport`` or ``hungarian``.
         box_weight: l1 of Eq. 1.
         mask_weight: l2 of Eq. 1.
         embedding_weight: l3, of the association loss (Eq. 4).
+        unlabelled_weight: l4, of the self-supervised loss (Eq. 9).
         masks_per_image: at most this many matched queries per image and stage draw a mask; bounds the
             memory of a crowded scene. They are taken evenly over the matches.
     """
@@ -31,12 +33,13 @@ class LossConfig:
     box_weight: float = 2.0
     mask_weight: float = 1.0
     embedding_weight: float = 0.05
+    unlabelled_weight: float = 0.5
     masks_per_image: int = 100
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHERS:
             raise ConfigError(f"loss.matching is {self.matching!r}; it must be one of {sorted(MATCHERS)}")
-        for name in ("box_weight", "mask_weight", "embedding_weight"):
+        for name in ("box_weight", "mask_weight", "embedding_weight", "unlabelled_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
         if self.masks_per_image < 1:
@@ -59,7 +62,7 @@ def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Matches:
-    """M matched pairs of a batch; each (M,) int64.
+    """M matched pairs of a batch, sorted by image; each (M,) int64.
 
     Attributes:
         batch: index of the image.
@@ -72,9 +75,22 @@ class Matches:
     target: Tensor
 
 
-def supervised_loss(
-    outputs: QueryOutputs, targets: list[Targets], config: LossConfig
-) -> tuple[dict[str, Tensor], Matches]:
+def match(stage: QueryOutputs, targets: list[Targets], matching: str) -> Matches:
+    """Which query of each image learns which of its objects.
+
+    Args:
+        stage: predictions on B images.
+        targets: the objects of each of the B images.
+        matching: a key of :data:`rise_perception.learning.matching.MATCHERS`.
+    """
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for index, objects in enumerate(targets):
+        query, target = MATCHERS[matching](stage.logits[index], stage.boxes[index], objects)
+        parts.append((torch.full_like(query, index), query, target))
+    return Matches(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def supervised_loss(outputs: QueryOutputs, targets: list[Targets], config: LossConfig) -> dict[str, Tensor]:
     """Eq. 1 summed over the last stage and the auxiliary ones.
 
     Args:
@@ -83,58 +99,53 @@ def supervised_loss(
         config: weights and matching.
 
     Returns:
-        scalars ``classes``, ``boxes``, ``masks`` (unweighted) and ``total``, and the matches of the last
-        stage. Without any object the box and mask terms are zero, attached to the graph.
+        scalars ``classes``, ``boxes``, ``masks`` (unweighted) and ``total``. Without any object the box and
+        mask terms are zero, attached to the graph.
     """
     zero = outputs.logits.new_zeros(())
     terms = {"classes": zero, "boxes": zero, "masks": zero}
     for stage in [*outputs.auxiliary, outputs]:
-        losses, matches = _stage_loss(stage, targets, config)
-        terms = {name: terms[name] + losses[name] for name in terms}
+        losses = _stage_loss(stage, targets, config)
+        terms = {name: terms[name] + losses.get(name, zero) for name in terms}
     terms["total"] = (
         terms["classes"] + config.box_weight * terms["boxes"] + config.mask_weight * terms["masks"]
     )
-    return terms, matches
+    return terms
 
 
-def _stage_loss(
-    stage: QueryOutputs, targets: list[Targets], config: LossConfig
-) -> tuple[dict[str, Tensor], Matches]:
-    match = MATCHERS[config.matching]
-    batch, query, target = [], [], []
-    for index, objects in enumerate(targets):
-        q, t = match(stage.logits[index], stage.boxes[index], objects)
-        batch.append(torch.full_like(q, index))
-        query.append(q)
-        target.append(t)
-    b, q = torch.cat(batch), torch.cat(query)
-    count = max(len(q), 1)
+def _stage_loss(stage: QueryOutputs, targets: list[Targets], config: LossConfig) -> dict[str, Tensor]:
+    matches = match(stage, targets, config.matching)
+    b, q = matches.batch, matches.query
+    count = normaliser(len(q), q.device)
+    # Rows of the joined objects of all images.
+    starts = torch.tensor([0, *(len(o) for o in targets)], device=b.device).cumsum(0)
+    row = starts[b] + matches.target
 
-    wanted = torch.zeros_like(stage.logits)
-    classes = torch.cat([o.classes[t] for o, t in zip(targets, target, strict=True)])
-    wanted[b, q, classes] = 1.0
-    loss_classes = focal_loss(stage.logits, wanted).sum() / count
+    logits = stage.logits.float()
+    wanted = torch.zeros_like(logits)
+    wanted[b, q, torch.cat([o.classes for o in targets])[row]] = 1.0
+    losses = {"classes": focal_loss(logits, wanted).sum() / count}
 
-    predicted = stage.boxes[b, q]
-    true = torch.cat([o.boxes[t] for o, t in zip(targets, target, strict=True)])
+    predicted = stage.boxes[b, q].float()
+    true = torch.cat([o.boxes for o in targets])[row]
     _, giou = iou_and_giou(to_corners(predicted), to_corners(true))
-    loss_boxes = ((predicted - true).abs().sum() + (1 - giou).sum()) / count
+    losses["boxes"] = ((predicted - true).abs().sum() + (1 - giou).sum()) / count
 
-    drawn = [_evenly(len(t), config.masks_per_image, t.device) for t in target]
-    mb = torch.cat([x[k] for x, k in zip(batch, drawn, strict=True)])
-    mq = torch.cat([x[k] for x, k in zip(query, drawn, strict=True)])
-    logits = stage.masks(mb, mq)
-    masks = torch.cat([o.masks[t[k]] for o, t, k in zip(targets, target, drawn, strict=True)]).to(
-        logits.dtype
-    )
-    per_mask = dice_loss(logits, masks) + focal_loss(logits, masks).flatten(1).mean(1)
-    # Those that are drawn stand for all that are matched.
-    loss_masks = per_mask.sum() / count * (len(q) / max(len(mq), 1))
-    losses = {"classes": loss_classes, "boxes": loss_boxes, "masks": loss_masks}
-    return losses, Matches(b, q, torch.cat(target))
+    if stage.masks is not None:
+        drawn, weight = _evenly(b, len(targets), config.masks_per_image)
+        logits = stage.masks(b[drawn], q[drawn]).float()
+        masks = torch.cat([o.masks for o in targets])[row[drawn]].float()
+        per_mask = dice_loss(logits, masks) + focal_loss(logits, masks).flatten(1).mean(1)
+        losses["masks"] = (per_mask * weight).sum() / count
+    return losses
 
 
-def _evenly(count: int, most: int, device: torch.device) -> Tensor:
-    if count <= most:
-        return torch.arange(count, device=device)
-    return torch.linspace(0, count - 1, most, device=device).long()
+def _evenly(batch: Tensor, images: int, most: int) -> tuple[Tensor, Tensor]:
+    """Rows of at most ``most`` matches of each image, and how many matches each of them stands for."""
+    rows, weights, start = [], [], 0
+    for count in torch.bincount(batch, minlength=images).tolist():
+        some = min(count, most)
+        rows.append(start + torch.arange(some, device=batch.device) * (count - 1) // max(some - 1, 1))
+        weights.append(torch.full((some,), count / max(some, 1), device=batch.device))
+        start += count
+    return torch.cat(rows), torch.cat(weights)

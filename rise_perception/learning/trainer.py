@@ -19,7 +19,7 @@ from rise_perception.errors import ModelError
 from rise_perception.learning.association import association_loss
 from rise_perception.learning.batches import Batch, TrainingSamples, training_loader
 from rise_perception.learning.config import OptimisationConfig, TrainConfig
-from rise_perception.learning.criterion import supervised_loss
+from rise_perception.learning.criterion import match, supervised_loss
 from rise_perception.learning.validation import validate
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.convert import initialise
@@ -103,7 +103,8 @@ class Trainer:
         padding = None if batch.padding is None else batch.padding.to(self.device)
         targets = [t.to(self.device) for t in batch.targets]
         outputs = self.network(images, padding)
-        losses, matches = supervised_loss(outputs, targets, self.config.loss)
+        losses = supervised_loss(outputs, targets, self.config.loss)
+        matches = match(outputs, targets, self.config.loss.matching)
         losses["embeddings"] = association_loss(outputs.embeddings, matches, targets)
         losses["total"] = losses["total"] + self.config.loss.embedding_weight * losses["embeddings"]
         self.optimiser.zero_grad(set_to_none=True)

@@ -36,12 +36,27 @@ class QueryOutputs:
         logits: (B, Q, C) class logits; their sigmoid is the score.
         boxes: (B, Q, 4) centre x, centre y, width, height as fractions of the network's input.
         embeddings: (B, Q, D) contrastive embeddings z, or None on an auxiliary output.
-        masks: draws mask logits of chosen queries.
-        auxiliary: outputs of earlier stages, trained alike and unused at inference.
+        masks: draws mask logits of chosen queries; None on an auxiliary output that has no masks.
+        auxiliary: outputs of earlier stages, trained alike and unused at inference. Their Q may differ.
     """
 
     logits: Tensor
     boxes: Tensor
     embeddings: Tensor | None
-    masks: MaskDecoder
+    masks: MaskDecoder | None
     auxiliary: list[QueryOutputs] = field(default_factory=list)
+
+    def of_images(self, images: Tensor) -> QueryOutputs:
+        """The predictions on some of the images.
+
+        Args:
+            images: (b,) int64, rising indices of images.
+        """
+        draw = self.masks
+        return QueryOutputs(
+            logits=self.logits[images],
+            boxes=self.boxes[images],
+            embeddings=None if self.embeddings is None else self.embeddings[images],
+            masks=None if draw is None else lambda batch, query: draw(images[batch], query),
+            auxiliary=[stage.of_images(images) for stage in self.auxiliary],
+        )

@@ -81,6 +81,7 @@ def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
     likely = (probability >= threshold).nonzero()[:, 0]
     corners = box_convert(boxes[likely], "cxcywh", "xyxy")
     query = likely[batched_nms(corners, probability[likely], classes[likely], SAME_BOX_IOU)[:TOP_K]]
+    assert outputs.masks is not None  # only auxiliary outputs have none
     masks = outputs.masks(torch.zeros_like(query), query)
     parts = (
         probability[query],
