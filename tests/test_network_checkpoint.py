@@ -139,6 +139,13 @@ def test_a_broken_card(folder: Path, changes: dict[str, Any], words: list[str]) 
     refuse(folder, str(folder / CARD), *words)
 
 
+def test_a_card_from_before_there_were_architectures(folder: Path) -> None:
+    card = json.loads((folder / CARD).read_text())
+    del card["network"]["architecture"]
+    edit_card(folder, network=card["network"])
+    assert load_model(folder)[1].network == tiny_config(input="rgbd")
+
+
 def test_a_card_that_is_no_card(folder: Path) -> None:
     for content in ("{", "[]", "null", '{"name": "m"}'):
         (folder / CARD).write_text(content)

@@ -53,6 +53,7 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ({"network": {"image_size": [241, 320]}}, ["network.image_size", "multiples of 8"]),
         ({"network": {"image_size": [240]}}, ["network.image_size"]),
         ({"network": {"input": "depth"}}, ["network.input is 'depth'", "rgbd"]),
+        ({"network": {"architecture": "yolo"}}, ["network.architecture is 'yolo'", "rise"]),
         ({"network": {"query_selection": "sparse"}}, ["query_selection is 'sparse'"]),
         ({"network": {"containers": ["box"]}}, ["containers is ['box']", "classes"]),
         ({"network": {"classes": []}}, ["network.classes"]),

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from rise_perception.data.atomic import atomic_write, write_json
 from rise_perception.errors import ConfigError, ModelError
+from rise_perception.network.build import Network, build_network
 from rise_perception.network.config import NetworkConfig, build_config
-from rise_perception.network.rise import RiseNetwork
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 
@@ -53,7 +53,7 @@ class ModelCard:
         return f"{self.name}-{self.checksum[:8]}" if self.checksum else self.name
 
 
-def save_model(folder: str | Path, network: RiseNetwork, card: ModelCard) -> ModelCard:
+def save_model(folder: str | Path, network: Network, card: ModelCard) -> ModelCard:
     """Write weights and card atomically, the card last, and return the card with its checksum."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def read_card(folder: str | Path) -> ModelCard:
         ) from error
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[RiseNetwork, ModelCard]:
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Network, ModelCard]:
     """Load a model for inference.
 
     Raises:
@@ -109,7 +109,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
         raise ModelError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
     # The weights follow; the backbone must not ask the network for its own.
     try:
-        network = RiseNetwork(dataclasses.replace(card.network, pretrained=False))
+        network = build_network(dataclasses.replace(card.network, pretrained=False))
     except ConfigError as error:
         raise ModelError(
             f"{Path(folder) / CARD} describes a network that cannot be built: {error}"

@@ -10,6 +10,8 @@ from rise_perception.errors import ConfigError
 
 #: Input representations and their channels (:mod:`rise_perception.network.inputs`).
 INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
+#: Architectures that :func:`rise_perception.network.build.build_network` builds.
+ARCHITECTURES = ("rise",)
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class NetworkConfig:
     """Deformable DETR with a mask head and a contrastive head; defaults are the paper's (Sec. 3.1, App. A).
 
     Attributes:
+        architecture: ``rise``.
         backbone: any timm model with feature maps (``resnet18`` ... ``resnet101``,
             ``swin_large_patch4_window7_224``).
         backbone_args: further arguments for ``timm.create_model``, such as ``channels``.
@@ -43,6 +46,7 @@ class NetworkConfig:
         embedding: width of the contrastive embedding z.
     """
 
+    architecture: str = "rise"
     backbone: str = "resnet50"
     backbone_args: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = False
@@ -69,6 +73,12 @@ class NetworkConfig:
         # Cards and YAML files carry lists.
         for name in ("image_size", "classes", "containers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        _require(
+            self.architecture in ARCHITECTURES,
+            "architecture",
+            self.architecture,
+            f"one of {list(ARCHITECTURES)}",
+        )
         _require(self.input in INPUT_CHANNELS, "input", self.input, f"one of {sorted(INPUT_CHANNELS)}")
         _require(
             self.query_selection in ("learned", "dense"),
