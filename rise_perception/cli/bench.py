@@ -1,102 +1,41 @@
-"""`rise bench`: what the node costs on this machine."""
+"""`rise bench`: measurements on this machine, each in a module of its own, ``bench_<name>``."""
 
 from __future__ import annotations
 
 import argparse
-import platform
-from pathlib import Path
-from typing import TYPE_CHECKING
+import importlib
+from typing import Any
 
-import numpy as np
+#: Benchmarks by name; the module of each has SUMMARY, EXAMPLES, add_arguments and run.
+BENCHMARKS = ("node",)
 
-from rise_perception.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rise_perception.frame import Frame
-
-SUMMARY = "measure the node: milliseconds of each part from image message to label map"
+SUMMARY = f"measure on this machine: {', '.join(BENCHMARKS)}"
 EXAMPLES = """\
 examples:
   rise bench node
-  rise bench node --frames 300 --json node.json
-  rise bench node --model models/mine --rgb
-
-It plays a frame of the shipped bag at 640x480 through the node's own code while a recorder listens in
-another process. The aim: from image message to label map, all but the network below 8 ms (median).
+  rise bench node --help
 """
-SIZE = (640, 480)
-AIM = 8.0
-TO_LABEL_MAP = "image to label map, without the network"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("what", choices=["node"], help="what to measure")
-    parser.add_argument("--model", default="auto", metavar="M", help="model folder or name (default: auto)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, ...")
-    parser.add_argument(
-        "--frames", type=int, default=100, metavar="N", help="frames to measure (default: 100)"
-    )
-    parser.add_argument("--rgb", action="store_true", help="leave depth out")
-    parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
+    """Add the benchmarks, each with its own arguments."""
+    forms = parser.add_subparsers(dest="benchmark", required=True, metavar=f"{{{','.join(BENCHMARKS)}}}")
+    for name in BENCHMARKS:
+        module = _module(name)
+        form = forms.add_parser(
+            name,
+            help=module.SUMMARY,
+            description=f"measure {module.SUMMARY}",
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(form)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print a table, write JSON."""
-    from rise_perception.data.atomic import write_json
-    from rise_perception.nodes.benchmark import measure_node
-    from rise_perception.runtime.segmenter import Segmenter
-
-    if args.frames < 1:
-        raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
-    frame = _frame(with_depth=not args.rgb)
-    segmenter = Segmenter.load(args.model, args.device)
-    spent, instances = measure_node(segmenter, frame, args.frames)
-    parts = ("receive", "decode", "preprocess", "postprocess", "track", "label map")
-    total = np.sum([spent[part] for part in parts], axis=0)
-    spent[TO_LABEL_MAP] = total.tolist()
-    spent["... and to the instances"] = (total + spent["instances"]).tolist()
-    spent["... and to the overlay"] = (total + spent["instances"] + spent["overlay"]).tolist()
-    rows = [
-        {"name": name, "median_ms": float(np.median(ms)), "p95_ms": float(np.quantile(ms, 0.95))}
-        for name, ms in spent.items()
-    ]
-    content = {
-        "benchmark": "node",
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "model": segmenter.last_model,
-        "width": SIZE[0],
-        "height": SIZE[1],
-        "depth": frame.depth is not None,
-        "frames": args.frames,
-        "instances": instances,
-        "aim_ms": AIM,
-        "rows": rows,
-    }
-    print(f"{SIZE[0]}x{SIZE[1]}, {instances} instances, model {segmenter.last_model}, {args.frames} frames")
-    print(f"{'part':<42}{'median ms':>10}{'95 %':>10}")
-    for row in rows:
-        print(f"{row['name']:<42}{row['median_ms']:>10.2f}{row['p95_ms']:>10.2f}")
-    print(f"aim: {TO_LABEL_MAP!r} below {AIM:.0f} ms (median)")
-    if args.json:
-        write_json(args.json, content)
-    return 0
+    """Run the benchmark that was chosen."""
+    return _module(args.benchmark).run(args)
 
 
-def _frame(with_depth: bool) -> Frame:
-    """The first frame of the shipped bag, scaled to the benchmark's size."""
-    import cv2
-
-    from rise_perception import resources
-    from rise_perception.data.source import FrameSource
-    from rise_perception.frame import CameraIntrinsics, Frame
-
-    frame, _ = next(FrameSource(resources.find("models") / "demo_pick").frames())
-    image = cv2.resize(frame.image, SIZE, interpolation=cv2.INTER_LINEAR)
-    if not with_depth or frame.depth is None or frame.camera is None:
-        return Frame(image)
-    fx, fy = SIZE[0] / frame.camera.width, SIZE[1] / frame.camera.height
-    camera = CameraIntrinsics(
-        *SIZE, frame.camera.fx * fx, frame.camera.fy * fy, frame.camera.cx * fx, frame.camera.cy * fy
-    )
-    return Frame(image, cv2.resize(frame.depth, SIZE, interpolation=cv2.INTER_NEAREST), camera)
+def _module(name: str) -> Any:
+    return importlib.import_module(f"rise_perception.cli.bench_{name}")
