@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from rise_perception.network.config import NetworkConfig
+from rise_perception.network.mask_rcnn import MaskRcnnNetwork
 from rise_perception.network.rise import RiseNetwork
 
 #: A network by what ``NetworkConfig.architecture`` calls it. Each is a module with a ``config`` whose forward
 #: keeps :mod:`rise_perception.network.outputs`; its backbone is its ``backbone``.
-Network = RiseNetwork
-_BUILDERS: dict[str, type[Network]] = {"rise": RiseNetwork}
+Network = RiseNetwork | MaskRcnnNetwork
+_BUILDERS: dict[str, type[Network]] = {"rise": RiseNetwork, "mask_rcnn": MaskRcnnNetwork}
 
 
 def build_network(config: NetworkConfig) -> Network:

@@ -11,7 +11,7 @@ from rise_perception.errors import ConfigError
 #: Input representations and their channels (:mod:`rise_perception.network.inputs`).
 INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
 #: Architectures that :func:`rise_perception.network.build.build_network` builds.
-ARCHITECTURES = ("rise",)
+ARCHITECTURES = ("rise", "mask_rcnn")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,10 @@ class NetworkConfig:
     """Deformable DETR with a mask head and a contrastive head; defaults are the paper's (Sec. 3.1, App. A).
 
     Attributes:
-        architecture: ``rise``.
+        architecture: ``rise``, the paper's Deformable DETR; or ``mask_rcnn``, a Mask R-CNN behind the same
+            protocol, whose queries are its best region proposals. That one has no use for ``heads``,
+            ``points``, ``encoder_layers``, ``decoder_layers``, ``dropout``, ``query_selection`` and
+            ``mask_channels``.
         backbone: any timm model with feature maps (``resnet18`` ... ``resnet101``,
             ``swin_large_patch4_window7_224``).
         backbone_args: further arguments for ``timm.create_model``, such as ``channels``.
@@ -30,19 +33,21 @@ class NetworkConfig:
         image_size: height and width that an image is letterboxed into.
         classes: names of the classes, in the order of the class logits.
         containers: those of ``classes`` that hold items (a tote) and are never picked themselves.
-        levels: feature levels, from stride 8 on; a level beyond the backbone's is a stride-2 convolution.
-        width: channels d of queries and memory.
+        levels: feature levels, from stride 8 on; a level beyond the backbone's is a stride-2 convolution
+            (``mask_rcnn``: a pooled level of anchors).
+        width: channels d of queries and memory (``mask_rcnn``: of its feature pyramid).
         heads: attention heads.
         points: sampling points per head and level.
         encoder_layers, decoder_layers: depth of the transformer.
-        feedforward: hidden width of the feed-forward blocks.
+        feedforward: hidden width of the feed-forward blocks (``mask_rcnn``: of a region's features).
         dropout: dropout rate in the transformer.
         queries: number of object queries Q.
         query_selection: ``learned`` queries (the paper), or ``dense``: every memory token proposes a
             box and the Q best start the decoder (the two-stage form of Deformable DETR), which learns
             from far fewer images.
         mask_channels: channels of the mask features.
-        mask_stride: stride of the mask features; 8 is the paper's, 4 adds a lateral from the backbone.
+        mask_stride: stride of the mask features; 8 is the paper's, 4 adds a lateral from the backbone
+            (``mask_rcnn``: the finest level of its pyramid).
         embedding: width of the contrastive embedding z.
     """
 

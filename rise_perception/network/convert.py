@@ -32,13 +32,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rise_perception.errors import ModelError
+from rise_perception.network.build import Network
 from rise_perception.network.checkpoint import CARD, WEIGHTS, load_model
-from rise_perception.network.rise import RiseNetwork
 
 #: Parts that must fit whole. Every other part is taken where it fits whole, and else stays as it is.
-_CORE = ("backbone", "projection", "level_embed", "encoder", "decoder", "box_heads")
+_CORE = ("backbone", "projection", "level_embed", "encoder", "decoder", "box_heads", "pyramid")
 
-#: Keys of NetworkConfig that decide the core's weights, and what transformers calls them. Heads and points
+#: Keys of NetworkConfig that decide the core of ``rise``, and what transformers calls them. Heads and points
 #: could differ without any shape that shows it.
 _SHAPE = {
     "width": "d_model",
@@ -84,7 +84,7 @@ _RENAMES = [
 ]
 
 
-def initialise(network: RiseNetwork, source: str | Path) -> list[str]:
+def initialise(network: Network, source: str | Path) -> list[str]:
     """Load what fits of other weights into ``network``, in place.
 
     A colour network's first convolution also starts an RGB-D network: depth begins without effect.
@@ -93,8 +93,8 @@ def initialise(network: RiseNetwork, source: str | Path) -> list[str]:
 
     Args:
         network: the network to start.
-        source: folder of a model of this package, or folder (or ``model.safetensors`` in it) of a Deformable
-            DETR checkpoint of transformers.
+        source: folder of a model of this package with the same architecture, or (for ``rise``) folder, or
+            ``model.safetensors`` in it, of a Deformable DETR checkpoint of transformers.
 
     Returns:
         names of the parts that stay as they are.
@@ -106,7 +106,8 @@ def initialise(network: RiseNetwork, source: str | Path) -> list[str]:
     folder = Path(source).parent if Path(source).is_file() else Path(source)
     if (folder / CARD).is_file():
         other, card = load_model(folder)
-        state, shape = other.state_dict(), {key: getattr(card.network, key) for key in _SHAPE}
+        keys = ("architecture", *(_SHAPE if card.network.architecture == "rise" else ()))
+        state, shape = other.state_dict(), {key: getattr(card.network, key) for key in keys}
     else:
         state, shape = _read_transformers(folder)
     for key, value in shape.items():
@@ -118,7 +119,7 @@ def initialise(network: RiseNetwork, source: str | Path) -> list[str]:
     return _adopt(network, state, folder)
 
 
-def _adopt(network: RiseNetwork, state: dict[str, Tensor], folder: Path) -> list[str]:
+def _adopt(network: Network, state: dict[str, Tensor], folder: Path) -> list[str]:
     own = network.state_dict()
     for name, tensor in state.items():
         if name in own and tensor.ndim == 4 and tensor.shape[1] == 3 < own[name].shape[1]:
@@ -171,7 +172,7 @@ def _read_transformers(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         ):
             for name in [n for n in state if n.startswith(theirs_name)]:
                 state[ours + name.removeprefix(theirs_name)] = state.pop(name)
-    return state, {ours: config[name] for ours, name in _SHAPE.items()}
+    return state, {"architecture": "rise"} | {ours: config[name] for ours, name in _SHAPE.items()}
 
 
 def _read_config(path: Path) -> dict[str, Any]:
