@@ -1,8 +1,10 @@
-"""Augmentation of labelled images by torchvision.transforms.v2: geometry for all, colour for the image."""
+"""Weak and strong augmentation by torchvision.transforms.v2: geometry for all layers, colour for images."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,25 +12,25 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as vf
 
-from rise_perception.data.coco import LabelledImage
 
+@dataclass(frozen=True)
+class Geometry:
+    """One drawn geometric change of an image of H x W pixels: a flip, then an affine map about the centre.
 
-class GeometricAugmentation:
-    """Flip, scale, crop or zoom out, and shift, alike for image, depth and masks.
-
-    Args:
-        scale: range of the scale factor, drawn log-uniformly; below 1 zooms out onto a grey border.
-        flip: probability of a horizontal flip.
-        rotation: greatest rotation to either side, degrees.
+    Attributes:
+        flip: mirror left and right.
+        scale: factor; below 1 zooms out onto a grey border.
+        angle: degrees, clockwise.
+        translate: pixels to the right and down.
     """
 
-    def __init__(
-        self, scale: tuple[float, float] = (0.7, 1.6), flip: float = 0.5, rotation: float = 8.0
-    ) -> None:
-        self.scale, self.flip, self.rotation = scale, flip, rotation
+    flip: bool
+    scale: float
+    angle: float
+    translate: tuple[int, int]
 
     def __call__(self, image: Tensor, layers: Tensor) -> tuple[Tensor, Tensor]:
-        """Transform an image and the layers that belong to it.
+        """Change an image and the layers that belong to it alike.
 
         Args:
             image: (3, H, W) uint8.
@@ -37,77 +39,157 @@ class GeometricAugmentation:
         Returns:
             image and layers of the same shapes.
         """
-        height, width = image.shape[-2:]
-        low, high = (math.log(s) for s in self.scale)
-        scale = math.exp(_uniform(low, high))
-        # A larger picture shifts anywhere inside the frame, a smaller one anywhere it still fits.
-        room_x, room_y = abs(scale - 1) * width / 2, abs(scale - 1) * height / 2
-        translate = [int(_uniform(-room_x, room_x)), int(_uniform(-room_y, room_y))]
-        angle = _uniform(-self.rotation, self.rotation)
         joined = [tv_tensors.Image(image), tv_tensors.Mask(layers)]
-        if torch.rand(()) < self.flip:
+        if self.flip:
             joined = [vf.horizontal_flip(t) for t in joined]
-        image, layers = (
+        moved = [
             vf.affine(
-                t, angle=angle, translate=translate, scale=scale, shear=[0.0, 0.0],
+                t, angle=self.angle, translate=list(self.translate), scale=self.scale, shear=[0.0, 0.0],
                 interpolation=v2.InterpolationMode.BILINEAR, fill=fill,
             )
             for t, fill in zip(joined, (114, 0), strict=True)
-        )  # fmt: skip
-        return image.as_subclass(Tensor), layers.as_subclass(Tensor)
+        ]  # fmt: skip
+        return moved[0].as_subclass(Tensor), moved[1].as_subclass(Tensor)
 
 
-class ColourAugmentation:
-    """Brightness, contrast, saturation and hue; sometimes grey, blurred or noisy.
+@dataclass(frozen=True)
+class GeometricAugmentation:
+    """Flip, scale, crop or zoom out, shift and rotate.
+
+    Attributes:
+        scale: range of the scale factor, drawn log-uniformly.
+        flip: probability of a horizontal flip.
+        rotation: greatest rotation to either side, degrees.
+    """
+
+    scale: tuple[float, float] = (0.7, 1.6)
+    flip: float = 0.5
+    rotation: float = 8.0
+
+    def draw(self, height: int, width: int) -> Geometry:
+        """Draw a change for images of ``height`` x ``width`` pixels."""
+        scale = math.exp(uniform(math.log(self.scale[0]), math.log(self.scale[1])))
+        # A larger picture shifts anywhere inside the frame, a smaller one anywhere it still fits.
+        room_x, room_y = abs(scale - 1) * width / 2, abs(scale - 1) * height / 2
+        translate = (int(uniform(-room_x, room_x)), int(uniform(-room_y, room_y)))
+        angle = uniform(-self.rotation, self.rotation)
+        return Geometry(bool(torch.rand(()) < self.flip), scale, angle, translate)
+
+
+#: Between "before" and "after" the camera has hardly moved.
+SECOND_VIEW = GeometricAugmentation(scale=(0.9, 1.12), flip=0.0, rotation=4.0)
+
+
+class WeakColour:
+    """A little brightness, contrast and saturation; hue costs as much as all the rest.
 
     Args:
         strength: 1 is the usual amount; 0 leaves the image as it is.
     """
 
     def __init__(self, strength: float = 1.0) -> None:
-        s = strength
-        self.jitter = v2.ColorJitter(0.4 * s, 0.4 * s, 0.5 * s, min(0.5, 0.12 * s))
-        self.strength = s
+        self._jitter = v2.ColorJitter(0.2 * strength, 0.2 * strength, 0.2 * strength)
 
     def __call__(self, image: Tensor) -> Tensor:
         """(3, H, W) uint8 -> (3, H, W) uint8"""
-        if self.strength == 0:
+        return self._jitter(image)
+
+
+class StrongColour:
+    """Some of colour jitter, Planckian jitter, blur, grey and noise, each at a random magnitude.
+
+    As in RandAugment, each image gets a few operations at random; unlike RandAugment's own list none of them
+    is geometric, so that labels of the image stay valid.
+
+    Args:
+        strength: 1 is the usual amount; 0 leaves the image as it is.
+    """
+
+    #: Operations per image.
+    count = 3
+
+    def __init__(self, strength: float = 1.0) -> None:
+        self._strength = strength
+        self._jitter = v2.ColorJitter(
+            min(0.9, 0.5 * strength),
+            min(0.9, 0.5 * strength),
+            min(0.9, 0.6 * strength),
+            min(0.5, 0.15 * strength),
+        )
+        self._operations: list[Callable[[Tensor], Tensor]] = [
+            self._jitter,
+            self._jitter,  # the one that matters most comes twice as often
+            self._planckian,
+            self._blur,
+            self._grey,
+            self._noise,
+        ]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 -> (3, H, W) uint8"""
+        if self._strength == 0:
             return image
-        image = self.jitter(image)
-        if torch.rand(()) < 0.08 * self.strength:
-            image = vf.rgb_to_grayscale(image, num_output_channels=3)
-        if torch.rand(()) < 0.2 * self.strength:
-            image = vf.gaussian_blur(image, [5, 5], [_uniform(0.3, 1.2)])
-        if torch.rand(()) < 0.3 * self.strength:
-            noise = torch.randn(image.shape) * _uniform(2.0, 12.0)
-            image = (image.float() + noise).clamp(0, 255).to(torch.uint8)
+        for index in torch.randperm(len(self._operations))[: self.count].tolist():
+            image = self._operations[index](image)
         return image
 
+    @staticmethod
+    def _planckian(image: Tensor) -> Tensor:
+        return planckian(image, uniform(3000.0, 15000.0))
 
-def augment(
-    sample: LabelledImage, geometry: GeometricAugmentation, colour: ColourAugmentation
-) -> LabelledImage:
-    """Augment one labelled image; instances that leave the frame, or almost, are dropped."""
-    image = torch.from_numpy(sample.image).permute(2, 0, 1)
-    layers = torch.from_numpy(sample.masks).float()
-    if sample.depth is not None:
-        layers = torch.cat([torch.from_numpy(sample.depth)[None], layers])
-    image, layers = geometry(image, layers)
-    image = colour(image)
-    depth = None
-    if sample.depth is not None:
-        depth, layers = layers[0].numpy(), layers[1:]
-    masks = layers > 0.5
-    keep = masks.flatten(1).sum(1) >= 30
-    return LabelledImage(
-        name=sample.name,
-        image=image.permute(1, 2, 0).contiguous().numpy(),
-        depth=depth,
-        masks=masks[keep].numpy(),
-        classes=sample.classes[keep.numpy()],
-        ids=sample.ids[keep.numpy()],
+    @staticmethod
+    def _grey(image: Tensor) -> Tensor:
+        # Half way on average: without any colour most of the time, colour would teach little.
+        grey = vf.rgb_to_grayscale(image, num_output_channels=3)
+        share = uniform(0.0, 1.0)
+        return (grey * share + image * (1 - share)).to(torch.uint8)
+
+    def _blur(self, image: Tensor) -> Tensor:
+        return vf.gaussian_blur(image, [5, 5], [uniform(0.2, 0.2 + 1.2 * self._strength)])
+
+    def _noise(self, image: Tensor) -> Tensor:
+        noise = torch.randn(image.shape) * uniform(0.0, 12.0 * self._strength)
+        return (image + noise).clamp(0, 255).to(torch.uint8)
+
+
+def planckian(image: Tensor, kelvin: float) -> Tensor:
+    """The image as if lit by a black body of another temperature (Planckian jitter).
+
+    Red and blue are scaled against green by the illuminant's colour in linear sRGB; 6500 K, about that of
+    daylight, changes nearly nothing.
+
+    Args:
+        image: (3, H, W) uint8.
+        kelvin: 1667 to 25000.
+
+    Returns:
+        (3, H, W) uint8.
+    """
+    gains = torch.tensor(_illuminant(kelvin)) / torch.tensor(_illuminant(6500.0))
+    return (image * (gains / gains[1])[:, None, None]).clamp(0, 255).to(torch.uint8)
+
+
+def _illuminant(kelvin: float) -> tuple[float, float, float]:
+    """Linear sRGB colour of a black body: chromaticity by Kim et al.'s cubic fit of the Planckian locus."""
+    t = 1000.0 / kelvin
+    if kelvin < 4000:
+        x = -0.2661239 * t**3 - 0.2343589 * t**2 + 0.8776956 * t + 0.179910
+    else:
+        x = -3.0258469 * t**3 + 2.1070379 * t**2 + 0.2226347 * t + 0.240390
+    if kelvin < 2222:
+        y = -1.1063814 * x**3 - 1.34811020 * x**2 + 2.18555832 * x - 0.20219683
+    elif kelvin < 4000:
+        y = -0.9549476 * x**3 - 1.37418593 * x**2 + 2.09137015 * x - 0.16748867
+    else:
+        y = 3.0817580 * x**3 - 5.87338670 * x**2 + 3.75112997 * x - 0.37001483
+    big_x, big_z = x / y, (1 - x - y) / y  # Y = 1
+    return (
+        3.2404542 * big_x - 1.5371385 - 0.4985314 * big_z,
+        -0.9692660 * big_x + 1.8760108 + 0.0415560 * big_z,
+        max(0.0556434 * big_x - 0.2040259 + 1.0572252 * big_z, 0.0),
     )
 
 
-def _uniform(low: float, high: float) -> float:
+def uniform(low: float, high: float) -> float:
+    """A number from torch's generator, like everything random here."""
     return float(torch.empty(()).uniform_(low, high))

@@ -1,49 +1,86 @@
-"""Typed training configuration, read from one YAML file; an unknown key is an error that names it."""
+"""Typed training configuration, read from YAML files; an unknown key is an error that names it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from rise_perception.errors import ConfigError
 from rise_perception.learning.criterion import LossConfig
+from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
 from rise_perception.network.config import NetworkConfig, build_config
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the images come from.
+    """Where the images come from, and how they are augmented.
 
     Attributes:
-        train: COCO annotation files to train on; relative paths start at the working directory.
+        train: labelled sources: COCO annotation files, split files of `rise split`, OCID folders; relative
+            paths start at the working directory.
+        unlabelled: sources whose labels, if there are any, are never read: the same, folders of images, bags.
+            Empty: training is supervised only.
         validation: COCO annotation file; when the training ends, the AP on it goes into the model card and
             the score threshold is chosen on it. Empty: neither.
+        broken: what to do with an image that cannot be read or has a broken annotation: ``stop``, or ``skip``
+            to name it once and go on with the next.
         augmentation: strength of the colour augmentation; 0 switches it off.
-        scale: range of the geometric scale factor.
-        rotation: greatest rotation, degrees.
+        scale: range of the geometric scale factor of the weak augmentation.
+        rotation: its greatest rotation, degrees.
         workers: processes that load and augment.
     """
 
     train: tuple[str, ...]
+    unlabelled: tuple[str, ...] = ()
     validation: str = ""
+    broken: str = "stop"
     augmentation: float = 1.0
     scale: tuple[float, float] = (0.7, 1.6)
     rotation: float = 8.0
     workers: int = 2
 
     def __post_init__(self) -> None:
-        if isinstance(self.train, str):
-            raise ConfigError(f"data.train is {self.train!r}; it must be a list of annotation files")
-        object.__setattr__(self, "train", tuple(self.train))
+        for name in ("train", "unlabelled"):
+            if isinstance(getattr(self, name), str):
+                raise ConfigError(f"data.{name} is {getattr(self, name)!r}; it must be a list of sources")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "scale", tuple(self.scale))
         if not self.train:
             raise ConfigError("data.train is empty; name at least one annotation file")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
-            raise ConfigError(
-                f"data.scale is {self.scale}; it must be two factors above 0, the smaller first"
-            )
+        _require(self.broken in ("stop", "skip"), "data.broken", self.broken, "stop or skip")
+        valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
+        _require(valid, "data.scale", self.scale, "two factors above 0, the smaller first")
+
+
+@dataclass(frozen=True)
+class SequenceConfig:
+    """Pseudo-sequences (Sec. 3.2).
+
+    Attributes:
+        objects: most objects of the instance bank that are pasted on an image, at least one; 0 switches
+            pasting off: "before" and "after" are then two views of the image as it is.
+        bank: capacity of the instance bank.
+        removed, moved: share of the pasted objects that leave, or change place, between before and after.
+        added: probability that a new object comes.
+    """
+
+    objects: int = 6
+    bank: int = 200
+    removed: float = 0.25
+    moved: float = 0.25
+    added: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(self.objects >= 0, "sequences.objects", self.objects, "0 or more")
+        _require(self.bank >= 1, "sequences.bank", self.bank, "at least 1")
+        for name in ("removed", "moved", "added"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"sequences.{name}", value, "between 0 and 1")
+        together = self.removed + self.moved
+        _require(together <= 1, "sequences.removed + moved", together, "at most 1")
 
 
 @dataclass(frozen=True)
@@ -52,7 +89,8 @@ class OptimisationConfig:
 
     Attributes:
         iterations: number of steps.
-        batch: images per step, an even number: two views of each source image.
+        batch: labelled views per step, an even number: two of each source image. Of all processes together.
+        unlabelled_batch: likewise, of unlabelled images; used where ``data.unlabelled`` names any.
         learning_rate: of AdamW.
         backbone_factor: multiplies the backbone's learning rate.
         weight_decay: of AdamW; biases and norms have none.
@@ -62,6 +100,7 @@ class OptimisationConfig:
         clip: greatest gradient norm.
         average: decay of the moving average of the weights that is evaluated and saved; 0 saves the
             weights themselves.
+        precision: ``fp32``, or ``bf16`` for automatic mixed precision; losses and weights stay FP32.
         save_every: steps between checkpoints.
         threads: CPU threads for the step; 0 leaves PyTorch's choice.
         seed: seeds weights, order and augmentation.
@@ -69,6 +108,7 @@ class OptimisationConfig:
 
     iterations: int = 12_000
     batch: int = 8
+    unlabelled_batch: int = 8
     learning_rate: float = 1e-4
     backbone_factor: float = 0.1
     weight_decay: float = 1e-4
@@ -77,22 +117,20 @@ class OptimisationConfig:
     decay_from: float = 1.0
     clip: float = 0.1
     average: float = 0.0
+    precision: str = "fp32"
     save_every: int = 500
     threads: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"optimisation.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch % 2:
-            raise ConfigError(
-                f"optimisation.batch is {self.batch}; it must be even (two views of each image)"
-            )
-        if self.learning_rate <= 0:
-            raise ConfigError(f"optimisation.learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.average < 1:
-            raise ConfigError(f"optimisation.average is {self.average}; it must be in [0, 1)")
+        for name in ("iterations", "batch", "unlabelled_batch", "save_every"):
+            _require(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "at least 1")
+        for name in ("batch", "unlabelled_batch"):
+            value = getattr(self, name)
+            _require(value % 2 == 0, f"optimisation.{name}", value, "even (two views of each image)")
+        _require(self.learning_rate > 0, "optimisation.learning_rate", self.learning_rate, "above 0")
+        _require(0 <= self.average < 1, "optimisation.average", self.average, "in [0, 1)")
+        _require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
 
 
 @dataclass(frozen=True)
@@ -104,7 +142,7 @@ class TrainConfig:
         out: folder for the model, the checkpoint and the log.
         init: where the weights start: folder of a model, or of a Deformable DETR checkpoint of transformers
             (:mod:`rise_perception.network.convert`); empty starts at random.
-        data, network, loss, optimisation: see there.
+        data, network, loss, sequences, self_supervision, optimisation: see there.
         notes: goes into the model card.
     """
 
@@ -114,14 +152,25 @@ class TrainConfig:
     init: str = ""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    sequences: SequenceConfig = field(default_factory=SequenceConfig)
+    self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.self_supervision.teacher == "average" and not self.optimisation.average:
+            raise ConfigError(
+                "self_supervision.teacher is 'average' and optimisation.average is 0; give a decay such as "
+                "0.999, or let the student teach itself"
+            )
 
 
 _SECTIONS = {
     "data": DataConfig,
     "network": NetworkConfig,
     "loss": LossConfig,
+    "sequences": SequenceConfig,
+    "self_supervision": SelfSupervisionConfig,
     "optimisation": OptimisationConfig,
 }
 
@@ -129,18 +178,13 @@ _SECTIONS = {
 def read_train_config(path: str | Path) -> TrainConfig:
     """Read a training configuration.
 
+    A file may name another by ``extends``, relative to itself, and then states only what differs.
+
     Raises:
         ConfigError: the file is missing or no YAML, has an unknown key, or a value of the wrong kind.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"configuration {path} does not exist; those that ship are in config/")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"configuration {path} is empty or no mapping; those that ship are in config/")
+    raw = _read(path, ())
     try:
         for section, cls in _SECTIONS.items():
             if section in raw:
@@ -148,3 +192,34 @@ def read_train_config(path: str | Path) -> TrainConfig:
         return build_config(TrainConfig, raw, "configuration")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in extending:
+        raise ConfigError(f"configuration {path} extends itself; break the circle of `extends`")
+    if not path.is_file():
+        named = f" (named by `extends` in {extending[-1]})" if extending else ""
+        raise ConfigError(f"configuration {path} does not exist{named}; those that ship are in config/")
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"configuration {path} is empty or no mapping; those that ship are in config/")
+    base = raw.pop("extends", None)
+    if base is None:
+        return raw
+    return _merged(_read(path.parent / str(base), (*extending, path.resolve())), raw)
+
+
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _merged(base[key], value) if both else value
+    return result
+
+
+def _require(condition: bool, key: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise ConfigError(f"{key} is {value!r}; it must be {remedy}")

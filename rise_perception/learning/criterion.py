@@ -83,7 +83,8 @@ def match(stage: QueryOutputs, targets: list[Targets], matching: str) -> Matches
         targets: the objects of each of the B images.
         matching: a key of :data:`rise_perception.learning.matching.MATCHERS`.
     """
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    none = torch.zeros(0, dtype=torch.int64, device=stage.logits.device)
+    parts = [(none, none, none)]
     for index, objects in enumerate(targets):
         query, target = MATCHERS[matching](stage.logits[index], stage.boxes[index], objects)
         parts.append((torch.full_like(query, index), query, target))
@@ -117,32 +118,41 @@ def _stage_loss(stage: QueryOutputs, targets: list[Targets], config: LossConfig)
     matches = match(stage, targets, config.matching)
     b, q = matches.batch, matches.query
     count = normaliser(len(q), q.device)
-    # Rows of the joined objects of all images.
-    starts = torch.tensor([0, *(len(o) for o in targets)], device=b.device).cumsum(0)
-    row = starts[b] + matches.target
+    wanted_by = _per_image(b, matches.target, len(targets))
 
     logits = stage.logits.float()
     wanted = torch.zeros_like(logits)
-    wanted[b, q, torch.cat([o.classes for o in targets])[row]] = 1.0
+    wanted[b, q, _joined([o.classes[t] for o, t in zip(targets, wanted_by, strict=True)], b)] = 1.0
     losses = {"classes": focal_loss(logits, wanted).sum() / count}
 
     predicted = stage.boxes[b, q].float()
-    true = torch.cat([o.boxes for o in targets])[row]
+    true = _joined([o.boxes[t] for o, t in zip(targets, wanted_by, strict=True)], predicted)
     _, giou = iou_and_giou(to_corners(predicted), to_corners(true))
     losses["boxes"] = ((predicted - true).abs().sum() + (1 - giou).sum()) / count
 
     if stage.masks is not None:
         drawn, weight = _evenly(b, len(targets), config.masks_per_image)
         logits = stage.masks(b[drawn], q[drawn]).float()
-        masks = torch.cat([o.masks for o in targets])[row[drawn]].float()
+        chosen = _per_image(b[drawn], matches.target[drawn], len(targets))
+        masks = _joined([o.masks[t] for o, t in zip(targets, chosen, strict=True)], logits).float()
         per_mask = dice_loss(logits, masks) + focal_loss(logits, masks).flatten(1).mean(1)
         losses["masks"] = (per_mask * weight).sum() / count
     return losses
 
 
+def _per_image(batch: Tensor, values: Tensor, images: int) -> tuple[Tensor, ...]:
+    """Split the values of matches, sorted by image, into those of each image."""
+    return values.split(torch.bincount(batch, minlength=images)[:images].tolist())
+
+
+def _joined(parts: list[Tensor], empty: Tensor) -> Tensor:
+    """The parts as one tensor; of no images at all, an ``empty`` one with the right shape."""
+    return torch.cat(parts) if parts else empty
+
+
 def _evenly(batch: Tensor, images: int, most: int) -> tuple[Tensor, Tensor]:
     """Rows of at most ``most`` matches of each image, and how many matches each of them stands for."""
-    rows, weights, start = [], [], 0
+    rows, weights, start = [batch[:0]], [torch.zeros(0, device=batch.device)], 0
     for count in torch.bincount(batch, minlength=images).tolist():
         some = min(count, most)
         rows.append(start + torch.arange(some, device=batch.device) * (count - 1) // max(some - 1, 1))

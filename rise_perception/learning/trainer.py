@@ -1,36 +1,49 @@
-"""The supervised trainer: seeded, resumable after any kill, with a moving average of the weights."""
+"""The trainer: labelled and unlabelled images, seeded, resumable after any kill, in one process or many."""
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from rise_perception.data.atomic import atomic_write
 from rise_perception.data.coco import CocoDataset
 from rise_perception.errors import ModelError
-from rise_perception.learning.association import association_loss
-from rise_perception.learning.batches import Batch, TrainingSamples, training_loader
+from rise_perception.learning.batches import Batch, Scenes, training_loader
 from rise_perception.learning.config import OptimisationConfig, TrainConfig
-from rise_perception.learning.criterion import match, supervised_loss
+from rise_perception.learning.distributed import (
+    average_gradients,
+    mean_over_processes,
+    rank,
+    start_processes,
+    wait_for_all,
+)
+from rise_perception.learning.matching import Targets
+from rise_perception.learning.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets
+from rise_perception.learning.state import MovingAverage, load_state, save_state
+from rise_perception.learning.unified import unified_loss
 from rise_perception.learning.validation import validate
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.build import build_network
+from rise_perception.network.checkpoint import ModelCard, read_card, save_model
 from rise_perception.network.convert import initialise
-from rise_perception.network.rise import RiseNetwork
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
+TENSORBOARD = "tensorboard"
+#: Steps between two entries in TensorBoard.
+LOG_EVERY = 10
 
 
 class Trainer:
-    """Trains one network on labelled images.
+    """Trains one network by the unified loss (Eq. 9).
+
+    Under torchrun every process makes one; each takes its share of the batches, the first writes the files.
 
     Args:
         config: what to train on what.
@@ -41,56 +54,68 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, command: str, device: str = "cpu", revision: str = "") -> None:
         self.config, self.command, self.revision = config, command, revision
-        self.device = torch.device(device)
+        self.device = start_processes(torch.device(device))
         self.out = Path(config.out)
         optimisation = config.optimisation
         if optimisation.threads:
             torch.set_num_threads(optimisation.threads)
         torch.manual_seed(optimisation.seed)
-        self.network = RiseNetwork(config.network)
+        self.network = build_network(config.network)
         resumes = (self.out / CHECKPOINT).exists()
         if config.init and not resumes:
             untouched = ", ".join(initialise(self.network, config.init)) or "nothing"
             print(f"weights start from {config.init}; at random start: {untouched}", file=sys.stderr)
         self.network.to(self.device).to(memory_format=torch.channels_last)
         self.average = MovingAverage(self.network, optimisation.average) if optimisation.average else None
+        # Shares the average's tensors: it predicts with whatever they hold.
+        self._average_network: nn.Module | None = None
         self.optimiser = make_optimiser(self.network, optimisation)
         self.iteration = 0
         if resumes:
-            self.restore(self.out / CHECKPOINT)
+            self.iteration = load_state(self.out / CHECKPOINT, self.network, self.average, self.optimiser)
 
     def run(self) -> ModelCard:
         """Train up to ``optimisation.iterations`` and write the model; a second call goes on where it was."""
         config, steps = self.config, self.config.optimisation
-        depth = config.network.input == "rgbd"
-        sets = [CocoDataset(path, config.network.classes, depth) for path in config.data.train]
         if config.data.validation:
             # What is wrong with the file should show now, not when the training is over.
-            CocoDataset(config.data.validation, config.network.classes, depth)
-        samples = TrainingSamples(sets, config.data, config.network, steps.seed)
-        loader = training_loader(samples, steps.batch, steps.iterations, self.iteration, config.data.workers)
+            CocoDataset(config.data.validation, config.network.classes, config.network.input == "rgbd")
+        loader = training_loader(Scenes(config), self.iteration)
         self.out.mkdir(parents=True, exist_ok=True)
         self.network.train()
+        first = rank() == 0
+        log = SummaryWriter(self.out / TENSORBOARD, purge_step=self.iteration) if first else None
         recent: dict[str, float] = {}
+        waited = time.perf_counter()
         with tqdm(
-            total=steps.iterations, initial=self.iteration, unit="it", file=sys.stderr, mininterval=2
-        ) as bar:
+            total=steps.iterations, initial=self.iteration, unit="it", file=sys.stderr, mininterval=2,
+            disable=not first,
+        ) as bar:  # fmt: skip
             for batch in loader:
-                losses = self.step(batch)
-                self.iteration += 1
-                for name, value in losses.items():
+                begun = time.perf_counter()
+                values = self.step(batch)
+                ended = time.perf_counter()
+                for name, value in values.items():
                     recent[name] = 0.98 * recent.get(name, value) + 0.02 * value
                 bar.update()
                 bar.set_postfix_str(" ".join(f"{n} {v:.3f}" for n, v in recent.items()), refresh=False)
+                if log and self.iteration % LOG_EVERY == 0:
+                    values |= {"seconds/step": ended - begun, "seconds/waiting_for_data": begun - waited}
+                    for name, value in values.items():
+                        log.add_scalar(name if "/" in name else f"loss/{name}", value, self.iteration)
                 if self.iteration % steps.save_every == 0 or self.iteration == steps.iterations:
                     self.save(recent)
-        card = self.write_model()
-        if config.data.validation:
-            card = validate(self.out, config.data.validation, str(self.device))
-        return card
+                waited = time.perf_counter()
+        if log:
+            log.close()
+            self.write_model()
+            if config.data.validation:
+                validate(self.out, config.data.validation, str(self.device))
+        wait_for_all()
+        return read_card(self.out)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """One optimisation step; the losses as floats.
+        """One optimisation step; losses, counts and rate as floats.
 
         Raises:
             ModelError: the loss or its gradient is not finite; weights and last checkpoint are untouched.
@@ -99,16 +124,10 @@ class Trainer:
         torch.manual_seed(hash((self.config.optimisation.seed, self.iteration, 0)) % 2**63)
         for group in self.optimiser.param_groups:
             group["lr"] = group["base_lr"] * rate_factor(self.iteration, self.config.optimisation)
-        images = batch.images.to(self.device, memory_format=torch.channels_last)
-        padding = None if batch.padding is None else batch.padding.to(self.device)
-        targets = [t.to(self.device) for t in batch.targets]
-        outputs = self.network(images, padding)
-        losses = supervised_loss(outputs, targets, self.config.loss)
-        matches = match(outputs, targets, self.config.loss.matching)
-        losses["embeddings"] = association_loss(outputs.embeddings, matches, targets)
-        losses["total"] = losses["total"] + self.config.loss.embedding_weight * losses["embeddings"]
+        losses, values = self.losses(batch.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
+        average_gradients(self.network)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.config.optimisation.clip)
         # Before the step: one step with such a gradient would ruin every weight.
         if not torch.isfinite(losses["total"]) or not torch.isfinite(norm):
@@ -121,63 +140,81 @@ class Trainer:
         self.optimiser.step()
         if self.average:
             self.average.update(self.network, self.iteration)
-        return {name: float(value.detach()) for name, value in losses.items()}
+        self.iteration += 1
+        rate = self.optimiser.param_groups[0]["lr"]
+        return (
+            mean_over_processes(losses)
+            | values
+            | {"optimisation/rate": rate, "optimisation/norm": float(norm)}
+        )
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The unified loss of a batch on the trainer's device.
+
+        Returns:
+            losses attached to the graph, and what TensorBoard shows beside them.
+        """
+        steps = self.config.optimisation
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=steps.precision == "bf16"):
+            pseudo = self.pseudo_labels(batch)
+            outputs = self.network(batch.images, batch.padding)
+            losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, self.config.loss)
+        values = {}
+        if pseudo:
+            count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
+            values["pseudo_labels/per_image"] = count / len(pseudo)
+            values["pseudo_labels/class_threshold"] = class_threshold(
+                self.config.self_supervision, self.iteration, steps.iterations
+            )
+        return losses, values
+
+    @torch.no_grad()
+    def pseudo_labels(self, batch: Batch) -> list[Targets]:
+        """What the teacher says about the "before" view of each unlabelled scene of a batch."""
+        if len(batch.before) == 0:
+            return []
+        first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
+        teacher = self._teacher()
+        teacher.eval()
+        targets = pseudo_targets(
+            teacher(batch.before, batch.before_padding),
+            [batch.targets[i] for i in first_views],
+            self.config.self_supervision,
+            self.iteration,
+            self.config.optimisation.iterations,
+        )
+        self.network.train()
+        return targets
+
+    def _teacher(self) -> nn.Module:
+        if self.config.self_supervision.teacher == "student":
+            return self.network
+        assert self.average is not None  # the configuration has seen to it
+        if self._average_network is None:
+            self._average_network = copy.deepcopy(self.network)
+            self._average_network.load_state_dict(self.average.state, assign=True)
+        return self._average_network
 
     def save(self, losses: dict[str, float]) -> None:
-        """Write the whole state atomically, and a line of history."""
-        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
-        if self.average:
-            tensors |= {f"average.{n}": t for n, t in self.average.state.items()}
-        names = {id(p): n for n, p in self.network.named_parameters()}
-        for group in self.optimiser.param_groups:
-            for parameter in group["params"]:
-                for key, value in self.optimiser.state[parameter].items():
-                    tensors[f"adam.{key}.{names[id(parameter)]}"] = value
-        meta = {"iteration": str(self.iteration)}
-        with atomic_write(self.out / CHECKPOINT) as temporary:
-            save_file(
-                {n: t.detach().cpu().contiguous() for n, t in tensors.items()}, temporary, metadata=meta
-            )
-        with (self.out / HISTORY).open("a") as stream:
-            stream.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
-
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises:
-            ModelError: the checkpoint is damaged or belongs to another network.
-        """
-        try:
-            with safe_open(path, "pt") as stream:
-                state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-                meta = stream.metadata()
-            parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "adam": {}}
-            for name, tensor in state.items():
-                part, rest = name.split(".", 1)
-                parts[part][rest] = tensor
-            self.network.load_state_dict(parts["network"])
-            if self.average and parts["average"]:
-                self.average.state = {n: t.to(self.device) for n, t in parts["average"].items()}
-            parameters = dict(self.network.named_parameters())
-            for name, tensor in parts["adam"].items():
-                key, name = name.split(".", 1)
-                self.optimiser.state[parameters[name]][key] = _place(tensor, parameters[name])
-            self.iteration = int(meta["iteration"])
-        except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
-            raise ModelError(
-                f"{path} does not fit this configuration or is damaged ({error}); remove it to start anew, "
-                "or give another `out`"
-            ) from error
+        """Write the whole state atomically, and a line of history; of all processes the first does."""
+        if rank() == 0:
+            save_state(self.out / CHECKPOINT, self.iteration, self.network, self.average, self.optimiser)
+            with (self.out / HISTORY).open("a") as stream:
+                stream.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
+        wait_for_all()
 
     def write_model(self) -> ModelCard:
         """Write the (averaged) weights and their card."""
+        network = self.network
         if self.average:
-            network = RiseNetwork(dataclasses.replace(self.config.network, pretrained=False))
+            network = copy.deepcopy(network)
             network.load_state_dict(self.average.state)
-        else:
-            network = self.network
-        steps = self.config.optimisation
-        data = f"{', '.join(self.config.data.train)}; {self.iteration} iterations of {steps.batch} images"
+        steps, sources = self.config.optimisation, self.config.data
+        data = f"{', '.join(sources.train)}; {self.iteration} iterations of {steps.batch} views"
+        if sources.unlabelled:
+            data += (
+                f", and of {steps.unlabelled_batch} views without labels from {', '.join(sources.unlabelled)}"
+            )
         if self.config.init:
             data += f", from the weights of {self.config.init}"
         card = ModelCard(
@@ -189,27 +226,6 @@ class Trainer:
             notes=self.config.notes,
         )
         return save_model(self.out, network, card)
-
-
-class MovingAverage:
-    """Exponential moving average of a network's weights and norm statistics; counters are copied.
-
-    The decay rises with the step so that the random start is soon forgotten.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.state = {n: t.detach().clone() for n, t in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, iteration: int) -> None:
-        """Take in the weights after step ``iteration``."""
-        decay = min(self.decay, (1 + iteration) / (10 + iteration))
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                self.state[name].lerp_(tensor, 1 - decay)
-            else:
-                self.state[name].copy_(tensor)
 
 
 def make_optimiser(network: nn.Module, config: OptimisationConfig) -> torch.optim.AdamW:
@@ -240,11 +256,3 @@ def rate_factor(iteration: int, config: OptimisationConfig) -> float:
     if share > config.decay_from:
         factor *= max(0.0, (1 - share) / (1 - config.decay_from))
     return factor
-
-
-def _place(tensor: Tensor, parameter: Tensor) -> Tensor:
-    if tensor.ndim == 0:
-        return tensor  # AdamW keeps its step count on the CPU
-    return tensor.to(parameter.device).contiguous(
-        memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format
-    )
