@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import struct
-from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.interfaces import Connection
@@ -20,6 +18,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 
 from rise_perception.data import ros_images
 from rise_perception.data.bag_messages import camera_info_message, image_message
+from rise_perception.data.bag_pairing import Group, Topics, group_messages, header_stamp
 from rise_perception.data.bag_recovery import RawMessage, intact_messages, storage_files
 from rise_perception.data.typestore import typestore
 from rise_perception.errors import BagError, RiseError
@@ -30,7 +29,22 @@ DEPTH_TOPIC = "/camera/depth/image_raw"
 INFO_TOPIC = "/camera/color/camera_info"
 TRUTH_TOPIC = "/truth/label_map"
 NO_TOPIC = "none"
-PATIENCE = 30  # messages a colour image may wait for its companions before it goes out without them
+
+
+class MessagePlace(NamedTuple):
+    """Where a message lies: topic, log time and the stamp of its header, both in nanoseconds."""
+
+    topic: str
+    log: int
+    stamp: int
+
+
+class FramePlace(NamedTuple):
+    """Where a frame lies: its stamp in nanoseconds, its colour image, and its depth if there is any."""
+
+    stamp: int
+    color: MessagePlace
+    depth: MessagePlace | None
 
 
 class BagReader:
@@ -116,71 +130,78 @@ class BagReader:
             BagError: at once when a topic is missing (naming those that are there); after the last
                 frame when the bag is damaged or frames had to be left out (saying which and why).
         """
-        color = self.color_topic(color)
-        depth = None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPIC)
-        info = self._resolve(info, INFO_TOPIC)
-        if truth is not None:
-            self._require(truth)
-        return self._frames(color, depth, info, truth, round(tolerance * 1e9))
+        topics = self._topics(color, depth, info, truth)
+        return self._frames(self._groups(topics, tolerance), topics.info)
 
-    def _frames(
-        self, color: str, depth: str | None, info: str | None, truth: str | None, tolerance: int
-    ) -> Iterator[tuple[Frame, np.ndarray | None]]:
-        companions: dict[str, deque[tuple[int, RawMessage]]] = {
-            topic: deque(maxlen=2 * PATIENCE) for topic in (depth, truth) if topic
-        }
-        pending: deque[tuple[int, RawMessage]] = deque()
-        camera = next((_intrinsics(message) for _, message in self._quietly(info)), None)
-        problems: list[str] = []
-        last_stamp = 0
+    def index(self, depth: str | None = None, tolerance: float = 0.02) -> list[FramePlace]:
+        """Where the frames lie that :meth:`frames` yields, for :meth:`frame`; no image is decoded.
 
-        def take(topic: str | None, stamp: int) -> Any:
-            queue = companions[topic] if topic else ()
-            if not queue:
-                return None
-            nearest = min(queue, key=lambda entry: abs(entry[0] - stamp))
-            if abs(nearest[0] - stamp) > tolerance:
-                return None
-            while queue[0] is not nearest:
-                queue.popleft()
-            return self._decode(nearest[1])
+        Raises:
+            BagError: no colour image, no such depth topic, or the bag is damaged.
+        """
+        topics = self._topics(None, depth, None, None)._replace(info=None)
+        if self._reader is None:
+            raise BagError(f"{self.path}: {self._damage}; mend it first, for example by `ros2 bag reindex`")
+        return [
+            FramePlace(group.stamp, _place(group.color), group.depth and _place(group.depth))
+            for group in self._groups(topics, tolerance)
+        ]
 
-        def release(wait: bool) -> Iterator[tuple[Frame, np.ndarray | None]]:
-            while pending:
-                stamp, raw = pending[0]
-                complete = all(any(entry[0] >= stamp for entry in queue) for queue in companions.values())
-                if wait and not complete and len(pending) <= PATIENCE:
-                    return
-                pending.popleft()
-                try:
-                    yield _pair(self._decode(raw), take(depth, stamp), take(truth, stamp), camera, stamp)
-                except RiseError as error:
-                    problems.append(f"frame at {stamp / 1e9:.3f} s: {error}")
+    def frame(self, place: FramePlace) -> Frame:
+        """Read one frame that :meth:`index` found; without intrinsics.
 
+        Raises:
+            RiseError: it cannot be decoded, or contradicts itself.
+        """
+        color = self._decode(self._fetch(place.color))
+        depth = self._decode(self._fetch(place.depth)) if place.depth else None
+        return _pair(color, depth, None, None, place.stamp)[0]
+
+    def _fetch(self, place: MessagePlace) -> RawMessage:
+        assert self._reader is not None  # index() has refused the bag otherwise
+        connections = [c for c in self._reader.connections if c.topic == place.topic]
         try:
-            for raw in self._raw([topic for topic in (color, depth, info, truth) if topic]):
-                if raw.topic == info:
-                    camera = _intrinsics(self._decode(raw))
-                    continue
-                stamp = _header_stamp(raw.data) or raw.stamp
-                if raw.topic != color:
-                    companions[raw.topic].append((stamp, raw))
-                else:
-                    if stamp < last_stamp:  # the clock jumped back: the past is complete
-                        yield from release(wait=False)
-                        for queue in companions.values():
-                            fresh = [entry for entry in queue if entry[0] <= stamp + tolerance]
-                            queue.clear()
-                            queue.extend(fresh)
-                    last_stamp = stamp
-                    pending.append((stamp, raw))
-                yield from release(wait=True)
+            for connection, log, data in self._reader.messages(connections, place.log, place.log + 1):
+                raw = RawMessage(connection.topic, connection.msgtype, log, data)
+                if header_stamp(raw) == place.stamp:
+                    return raw
+        except Exception as error:  # whatever the library's parsers meet in a damaged file
+            raise BagError(f"{self.path}: the bag is damaged ({_reason(error)})") from error
+        raise BagError(f"{self.path}: {place} is not there any more; was the bag replaced?")
+
+    def _topics(self, color: str | None, depth: str | None, info: str | None, truth: str | None) -> Topics:
+        return Topics(
+            self.color_topic(color),
+            None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPIC),
+            self._resolve(info, INFO_TOPIC),
+            truth and self._require(truth),
+        )
+
+    def _frames(self, groups: Iterator[Group], info: str | None) -> Iterator[tuple[Frame, np.ndarray | None]]:
+        problems: list[str] = []
+        camera = next((_intrinsics(message) for _, message in self._quietly(info)), None)
+        camera_message: RawMessage | None = None
+        try:
+            for group in groups:
+                try:
+                    if group.info is not camera_message:
+                        camera_message = group.info
+                        camera = camera_message and _intrinsics(self._decode(camera_message))
+                    color, depth, truth = (
+                        raw and self._decode(raw) for raw in (group.color, group.depth, group.truth)
+                    )
+                    yield _pair(color, depth, truth, camera, group.stamp)
+                except RiseError as error:
+                    problems.append(f"frame at {group.stamp / 1e9:.3f} s: {error}")
         except BagError as error:
             problems.append(str(error).removeprefix(f"{self.path}: "))
-        yield from release(wait=False)
         if problems:
             shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
             raise BagError(f"{self.path}: not everything could be read: {shown}")
+
+    def _groups(self, topics: Topics, tolerance: float) -> Iterator[Group]:
+        messages = self._raw([topic for topic in topics if topic])
+        return group_messages(messages, topics, round(tolerance * 1e9))
 
     def _raw(self, topics: Iterable[str]) -> Iterator[RawMessage]:
         """Undecoded messages of ``topics``; BagError after the last intact one of a damaged bag."""
@@ -288,12 +309,8 @@ class BagWriter:
         self.write(topic, "sensor_msgs/msg/CameraInfo", message, stamp)
 
 
-def _header_stamp(data: bytes) -> int:
-    """Nanoseconds of the std_msgs/Header that begins a message, without decoding it; 0 if it has none."""
-    if len(data) < 12:
-        return 0
-    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return seconds * 10**9 + nanoseconds
+def _place(raw: RawMessage) -> MessagePlace:
+    return MessagePlace(raw.topic, raw.stamp, header_stamp(raw))
 
 
 def _reason(error: Exception) -> str:
