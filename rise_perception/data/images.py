@@ -179,7 +179,7 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
             paths = [Path(p) for p in glob.glob(str(item), recursive=True)]
             if not paths:
                 raise DataError(f"{item}: no such file, folder or matching pattern")
-        found.update(dict.fromkeys(sorted(paths, key=_natural)))
+        found.update(dict.fromkeys(sorted(paths, key=natural_order)))
     return list(found)
 
 
@@ -199,7 +199,8 @@ def find_companion(folder: Path, name: str, kinds: Sequence[str]) -> Path | None
     return None
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Key that sorts ``2.png`` before ``10.png``."""
     parts = re.split(r"(\d+)", str(path))
     return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
 
