@@ -14,7 +14,7 @@ from typing import Any
 import rise_perception
 from rise_perception.errors import RiseError
 
-COMMANDS = ("predict", "replay", "eval", "train", "scenes", "info", "bench", "demo")
+COMMANDS = ("predict", "replay", "eval", "train", "split", "scenes", "info", "bench", "demo")
 MODULES = {"eval": "evaluate"}  # where the module's name is not the command's
 FAILED, INTERRUPTED = 2, 130
 
