@@ -28,18 +28,20 @@ def sample_by_grid(value: Tensor, shapes: LevelShapes, locations: Tensor, weight
     """
     batch, _, heads, dim = value.shape
     queries = locations.shape[1]
-    grids = (2.0 * locations - 1.0).permute(0, 2, 3, 1, 4, 5).flatten(0, 1)  # (B*heads, L, Q, P, 2)
-    sampled = []
+    # Queries last: the sum over points then runs over long contiguous rows. Level by level, so that no
+    # runtime has to hold all samples at once.
+    grids = (2.0 * locations - 1.0).permute(0, 2, 3, 4, 1, 5).flatten(0, 1)  # (B*heads, L, P, Q, 2)
+    weights = weights.permute(0, 2, 3, 4, 1).flatten(0, 1)[:, None]  # (B*heads, 1, L, P, Q)
+    total = value.new_zeros(())
     for level, part in enumerate(value.split([h * w for h, w in shapes], dim=1)):
         h, w = shapes[level]
         image = part.permute(0, 2, 3, 1).reshape(batch * heads, dim, h, w)
-        # (B*heads, d, Q, P)
-        sampled.append(
-            F.grid_sample(image, grids[:, level], mode="bilinear", padding_mode="zeros", align_corners=False)
+        # (B*heads, d, P, Q)
+        sampled = F.grid_sample(
+            image, grids[:, level], mode="bilinear", padding_mode="zeros", align_corners=False
         )
-    stacked = torch.cat(sampled, dim=-1)  # (B*heads, d, Q, L*P)
-    weights = weights.flatten(3).permute(0, 2, 1, 3).reshape(batch * heads, 1, queries, -1)
-    return (stacked * weights).sum(-1).view(batch, heads * dim, queries).transpose(1, 2)
+        total = total + (sampled * weights[:, :, level]).sum(2)
+    return total.view(batch, heads * dim, queries).transpose(1, 2)
 
 
 def sample_by_rows(value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:

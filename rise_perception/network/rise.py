@@ -183,7 +183,9 @@ class RiseNetwork(nn.Module):
         def decode(batch: Tensor, index: Tensor) -> Tensor:
             # The boxes only place the coordinates' origin; the mask loss should not move them.
             centre = boxes[batch, index, :2].detach()
-            per_image = torch.bincount(batch, minlength=len(features)).tolist()
+            # With one image there is nothing to count, and so nothing for the processor to wait for.
+            alone = len(features) == 1
+            per_image = [batch.shape[0]] if alone else torch.bincount(batch, minlength=len(features)).tolist()
             parts = zip(query[batch, index].split(per_image), centre.split(per_image), features, strict=True)
             masks = torch.cat([self.mask_head(q, c, f, size) for q, c, f in parts])
             if masks.shape[-2:] == quarter:
