@@ -14,8 +14,8 @@ from typing import Any
 import rise_perception
 from rise_perception.errors import RiseError
 
-COMMANDS = ("predict", "replay", "eval", "train", "split", "scenes", "info", "bench", "demo")
-MODULES = {"eval": "evaluate"}  # where the module's name is not the command's
+COMMANDS = ("predict", "replay", "eval", "train", "show-batch", "split", "scenes", "info", "bench", "demo")
+MODULES = {"eval": "evaluate", "show-batch": "show_batch"}  # where the module's name is not the command's
 FAILED, INTERRUPTED = 2, 130
 
 
@@ -71,7 +71,7 @@ def _overview() -> str:
             summary = _module(command).SUMMARY
         except ImportError as error:  # an optional part that is missing hurts its own command only
             summary = f"cannot run here: {error}"
-        lines.append(f"  {command:<8} {summary}")
+        lines.append(f"  {command:<11} {summary}")
     lines += ["", "`rise COMMAND --help` shows arguments and examples; `rise --version` the version."]
     return "\n".join(lines)
 

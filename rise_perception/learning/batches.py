@@ -280,22 +280,23 @@ def _stack(samples: list[Sample], like: np.ndarray) -> tuple[Tensor, Tensor | No
     return images, torch.from_numpy(np.stack([none if s[1] is None else s[1] for s in samples]))
 
 
+def seeded_order(scenes: Scenes, start: int, stop: int) -> SeededOrder:
+    """The keys of the steps ``start`` .. ``stop`` - 1 of a run."""
+    steps = scenes.config.optimisation
+    unlabelled = steps.unlabelled_batch // 2 if len(scenes.unlabelled) else 0
+    sizes = (len(scenes.labelled), len(scenes.unlabelled))
+    return SeededOrder(sizes, (steps.batch // 2, unlabelled), (start, stop), scenes.seed)
+
+
 def training_loader(scenes: Scenes, start: int) -> DataLoader[Batch]:
     """Batches of the steps ``start`` .. ``iterations`` - 1 of a run."""
-    steps, workers = scenes.config.optimisation, scenes.config.data.workers
-    unlabelled = steps.unlabelled_batch // 2 if len(scenes.unlabelled) else 0
-    order = SeededOrder(
-        (len(scenes.labelled), len(scenes.unlabelled)),
-        (steps.batch // 2, unlabelled),
-        (start, steps.iterations),
-        scenes.seed,
-    )
+    workers = scenes.config.data.workers
     if workers:
         # In this process, before the fork: OpenCV's threads hang a child that inherits them.
         cv2.setNumThreads(1)
     return DataLoader(
         scenes,  # type: ignore[arg-type]
-        batch_sampler=order,
+        batch_sampler=seeded_order(scenes, start, scenes.config.optimisation.iterations),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,

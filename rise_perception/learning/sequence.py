@@ -54,11 +54,13 @@ class PseudoSequence:
     """The views of one source image.
 
     Attributes:
+        source: x.
         before: x1.
         after: x2.
         strong: x3; geometry and labels are those of ``before``.
     """
 
+    source: LabelledImage
     before: LabelledImage
     after: LabelledImage
     strong: LabelledImage
@@ -95,6 +97,7 @@ class SequenceMaker:
         after = paste(base_after, self._changed(base_after, layers, bank) if layers else [])
         second = SECOND_VIEW.draw(*sample.image.shape[:2])
         return PseudoSequence(
+            source=sample,
             before=without_slivers(before),
             after=without_slivers(weak_view(after, second, self.weak_colour)),
             strong=without_slivers(replace(before, image=_coloured(before.image, self.strong_colour))),
