@@ -13,6 +13,8 @@ examples:
   rise scenes stills data/tote --train 3000 --val 300 --test 400
   rise train config/train/rise_small_rgbd.yaml
   rise train config/train/rise_small_rgb.yaml --device cuda
+  tensorboard --logdir runs
+  torchrun --nproc-per-node 4 -m rise_perception.cli.main train CONFIG      # four GPUs share each batch
 """
 
 
@@ -25,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from rise_perception.learning.config import read_train_config
+    from rise_perception.learning.distributed import rank, stop_processes
     from rise_perception.learning.trainer import Trainer
     from rise_perception.runtime.device import choose_device
 
@@ -35,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     )
     config = read_train_config(args.config)
     card = Trainer(config, command, choose_device(args.device), git_revision()).run()
-    print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
+    if rank() == 0:
+        print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
+    stop_processes()
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Training in several processes: `torchrun --nproc-per-node N -m rise_perception.cli.main train CONFIG`.
+"""Training in several processes: ``torchrun --nproc-per-node N -m rise_perception.cli.main train CONFIG``.
 
 Every process takes its share of each batch. Losses are divided by the mean count over the processes and the
 gradients averaged after the backward pass, which gives the gradient of the joined batch. (Not through
@@ -29,6 +29,12 @@ def start_processes(device: torch.device) -> torch.device:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
+
+
+def stop_processes() -> None:
+    """Leave the group; nothing happens without one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def processes() -> int:
