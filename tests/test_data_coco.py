@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from rise_perception.data.coco import CocoDataset, decode_segmentation
 from rise_perception.data.images import write_image
+from rise_perception.data.rle import decode_runs
 from rise_perception.errors import DataError, RiseError
 
 CLASSES = ("container", "object")
@@ -183,6 +184,97 @@ def test_a_broken_segmentation_names_its_annotation(
 def test_a_mask_of_another_size_says_both(content: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="here is 40x24, its image is 50x24"):
         decode_segmentation(content["annotations"][0], H, 50, "here")
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [[2.0, 3.0, 12.0, 3.0, 12.0, 9.0, 2.0]],  # an odd count
+        [[2.0, 3.0, 12.0, 3.0]],
+        [[2.0, 3.0, 1e9, 3.0, 12.0, 9.0]],
+        [[2.0, 3.0, float("nan"), 3.0, 12.0, 9.0]],
+        {"size": [H, W], "counts": [1.5, H * W - 1.5]},
+        {"size": [H, W], "counts": [2**62, 2**62, 2**62, 2**62]},
+        {"size": [H, W], "counts": [10**30]},
+        {"size": [H, W], "counts": []},
+        {"size": [H, W], "counts": ""},
+        {"size": [H, W], "counts": "0P"},  # the last number goes on
+        {"size": [H, W], "counts": "\u00e4"},
+        {"size": 7, "counts": "0"},
+    ],
+)
+def test_runs_and_polygons_that_cannot_be_drawn(tmp_path: Path, content: dict[str, Any], broken: Any) -> None:
+    content["annotations"][1]["segmentation"] = broken
+    refuse(tmp_path, content, "annotation 11", "image 1, a.png")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (23, 31), (300, 400)])
+def test_masks_of_any_shape_survive(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        mask = rng.random(shape) < share
+        blob = np.zeros(shape, bool)
+        blob[shape[0] // 3 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = True
+        for wanted in (mask, blob, ~blob):
+            encoded = coco_mask.encode(np.asfortranarray(wanted.astype(np.uint8)))
+            assert np.array_equal(decode_runs(encoded["counts"], *shape), wanted)
+            assert np.array_equal(decode_runs(encoded["counts"].decode(), *shape), wanted)
+            edges = np.flatnonzero(np.diff(wanted.T.ravel(), prepend=False))
+            runs = np.diff([0, *edges, wanted.size]).tolist()
+            assert np.array_equal(decode_runs(runs, *shape), wanted)
+
+
+def test_an_annotation_of_an_unknown_category_spoils_its_image_only(
+    tmp_path: Path, content: dict[str, Any]
+) -> None:
+    content["annotations"][0]["category_id"] = 5
+    data = CocoDataset(write(tmp_path, content), CLASSES)
+    with pytest.raises(DataError, match=r"train\.json: annotation 10 of image 1, a\.png has category 5"):
+        data[0]
+    assert data[1].name == "b.png"
+
+
+def test_an_image_of_another_size_than_stated(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][1]["width"] = W + 1
+    data = CocoDataset(write(tmp_path, content), CLASSES)
+    with pytest.raises(DataError, match=r"train\.json: image 2, b\.png is 40x24, the file says 41x24"):
+        data[1]
+    assert len(data[0].classes) == 3
+
+
+def test_truncated_pictures_are_data_errors(tmp_path: Path, content: dict[str, Any]) -> None:
+    data = CocoDataset(write(tmp_path, content), CLASSES, with_depth=True)
+    for folder in ("depth", "images"):
+        file = tmp_path / folder / "a.png"
+        file.write_bytes(file.read_bytes()[:-30])
+        with pytest.raises(DataError, match=rf"image 1, a\.png: .*{folder}/a\.png: the file is cut off"):
+            data[0]
+    assert data[1].depth is not None
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "value"),
+    [
+        ("images", "id", None),
+        ("images", "id", [1]),
+        ("images", "file_name", 3),
+        ("images", "depth_scale", "1 mm"),
+        ("images", "width", "wide"),
+        ("categories", "id", {}),
+        ("annotations", "image_id", [2]),
+        ("annotations", "category_id", None),
+    ],
+)
+def test_entries_of_the_wrong_kind(
+    tmp_path: Path, content: dict[str, Any], entry: str, key: str, value: Any
+) -> None:
+    content[entry][1][key] = value
+    refuse(tmp_path, content, f"{entry}[1]", key)
+
+
+def test_two_images_of_one_id(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["images"][1]["id"] = 1
+    refuse(tmp_path, content, "several images have the id 1")
 
 
 def test_missing_and_wrong_images_are_named(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,7 +127,7 @@ def read_label_map(path: str | Path) -> np.ndarray:
 
     path = Path(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(_read_whole(path))) as image:
             labels = np.array(image)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image file") from None
@@ -208,19 +209,12 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
 def _read_array(path: str | Path) -> np.ndarray:
     """The array in a file as it is stored; OpenCV's channel order (BGR) unless it is a .npy file."""
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
-    if not content:
-        raise ImageError(f"{path}: the file is empty")
+    content = _read_whole(path)
     if path.suffix.lower() == ".npy":
         try:
             return np.load(path, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise ImageError(f"{path}: not a plain NumPy array file ({error})") from None
-    if _cut_off(content):
-        raise ImageError(f"{path}: the file is cut off ({len(content)} bytes, no end marker); copy it again")
     try:
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     except cv2.error:
@@ -231,6 +225,18 @@ def _read_array(path: str | Path) -> np.ndarray:
             "(OpenEXR and other formats: convert to a float TIFF or .npy)"
         )
     return array
+
+
+def _read_whole(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    if not content:
+        raise ImageError(f"{path}: the file is empty")
+    if _cut_off(content):
+        raise ImageError(f"{path}: the file is cut off ({len(content)} bytes, no end marker); copy it again")
+    return content
 
 
 def _cut_off(content: bytes) -> bool:
