@@ -1,10 +1,10 @@
-"""Plots of an evaluation and of latencies, as PNG bytes."""
+"""Plots of an evaluation, of latencies and of the learning benchmark, as PNG bytes."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,56 @@ def latency_plot(milliseconds: Mapping[str, Sequence[float]]) -> bytes:
     if stages:
         axes[0].legend(loc="lower right", frameon=False)
     return _png(figure)
+
+
+class Bar(NamedTuple):
+    """One bar: what it is called, and its value with each seed; none draws no bar."""
+
+    title: str
+    values: list[float]
+
+
+def learning_plot(curves: Mapping[str, Mapping[float, list[float]]], bars: Mapping[str, list[Bar]]) -> bytes:
+    """PNG with AP50 against the share of labels, and a panel of AP bars for each ablation.
+
+    Lines and bars are means over the seeds, bands and whiskers the sample standard deviation, dots the seeds.
+
+    Args:
+        curves: method -> share of labels -> AP50 with each seed.
+        bars: title of the panel -> its bars.
+    """
+    figure, axes = _figure(1 + len(bars))
+    shares = sorted({share for points in curves.values() for share in points})
+    for color, (name, points) in zip(COLORS, curves.items(), strict=False):
+        if not points:
+            continue
+        x = np.array(sorted(points))
+        mean, spread = np.array([_mean_and_spread(points[share]) for share in x]).T
+        axes[0].plot(x, mean, color=color, lw=2, label=name)
+        axes[0].fill_between(x, mean - spread, mean + spread, color=color, alpha=0.18, lw=0)
+        for share in x:
+            axes[0].plot([share] * len(points[share]), points[share], "o", color=color, ms=4, alpha=0.7)
+    axes[0].set(xscale="log", xlabel="share of labelled images", ylabel="object AP50", title="Few labels")
+    axes[0].set_xticks(shares, [f"{share:.0%}" for share in shares])
+    axes[0].minorticks_off()
+    axes[0].set_ylim(bottom=0)
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(loc="lower right", frameon=False)
+    for axis, (title, panel) in zip(axes[1:], bars.items(), strict=True):
+        for place, bar in enumerate(panel):
+            if bar.values:
+                mean, spread = _mean_and_spread(bar.values)
+                color = COLORS[1] if place == len(panel) - 1 else COLORS[0]
+                axis.bar(place, mean, yerr=spread, color=color, width=0.7, capsize=3, alpha=0.75)
+                axis.plot([place] * len(bar.values), bar.values, "o", color="black", ms=3, alpha=0.6)
+        axis.set_xticks(range(len(panel)), [bar.title for bar in panel])
+        axis.set(ylabel="object AP", title=title, xlim=(-0.6, len(panel) - 0.4))
+        axis.set_ylim(bottom=0)
+    return _png(figure)
+
+
+def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _figure(columns: int) -> tuple[Figure, Sequence[Axes]]:

@@ -46,12 +46,7 @@ def validate(folder: str | Path, annotations: str | Path, device: str = "cpu") -
         threshold alone.
     """
     card = read_card(folder)
-    segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
-    images = CocoDataset(annotations, card.network.classes, card.network.input == "rgbd")
-    pairs = [
-        _pair(images[k], segmenter)
-        for k in tqdm(range(len(images)), unit="image", file=sys.stderr, mininterval=2)
-    ]
+    pairs = predicted_pairs(folder, annotations, device)
     scores = coco_scores(pairs)
     metrics: dict[str, Any] = {"data": str(annotations), "images": len(pairs)}
     if scores.ap is not None:
@@ -62,6 +57,23 @@ def validate(folder: str | Path, annotations: str | Path, device: str = "cpu") -
     card = dataclasses.replace(card, metrics=card.metrics | {"validation": metrics})
     write_json(Path(folder) / CARD, dataclasses.asdict(card))
     return card
+
+
+def predicted_pairs(folder: str | Path, annotations: str | Path, device: str = "cpu") -> list[ImagePair]:
+    """What a model finds on each image of a labelled set, at scores from :data:`LOWEST_SCORE` on.
+
+    Args:
+        folder: the model.
+        annotations: COCO annotation file.
+        device: where the network runs.
+    """
+    network = read_card(folder).network
+    segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
+    images = CocoDataset(annotations, network.classes, network.input == "rgbd")
+    return [
+        _pair(images[k], segmenter)
+        for k in tqdm(range(len(images)), unit="image", file=sys.stderr, mininterval=2)
+    ]
 
 
 def best_threshold(pairs: list[ImagePair]) -> tuple[float, dict[str, float]]:
