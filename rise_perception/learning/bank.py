@@ -49,11 +49,6 @@ class InstanceBank:
     def __getitem__(self, index: int) -> CutOut:
         return self._cuts[index]
 
-    @property
-    def full(self) -> bool:
-        """Whether the next cut-out pushes out the oldest."""
-        return len(self._cuts) == self._cuts.maxlen
-
     def add(self, cuts: list[CutOut]) -> None:
         """Append cut-outs."""
         self._cuts.extend(cuts)
@@ -88,36 +83,34 @@ class SeededBank:
         self._order = np.random.default_rng([seed, 1]).permutation(size)
         self._generation = -1
         self._bank = InstanceBank(capacity)
+        self._held: dict[int, list[CutOut]] = {}
 
     def at(self, position: int) -> InstanceBank:
         """The bank at a position >= 0 of the run."""
         generation = position // self.period
-        if generation == self._generation:
-            return self._bank
-        last = generation * self.images  # the newest image is the one before this count
-        if generation == self._generation + 1 and self._bank.full:
-            for count in range(last - self.images, last):
-                self._bank.add(self._cuts(count))
-        else:
-            self._bank = self._refilled(last)
-        self._generation = generation
+        if generation != self._generation:
+            self._bank, self._generation = self._filled(generation * self.images), generation
         return self._bank
 
-    def _refilled(self, last: int) -> InstanceBank:
-        newest: list[list[CutOut]] = []
+    def _filled(self, last: int) -> InstanceBank:
+        """The bank whose newest image is the one before count ``last``."""
+        newest: dict[int, list[CutOut]] = {}
         total = 0
         for count in range(last - 1, last - 1 - self._size, -1):
-            newest.append(self._cuts(count))
-            total += len(newest[-1])
+            index = int(self._order[count % self._size])
+            # What was held a moment ago is not cut out again, even where a worker skips positions.
+            newest[index] = self._held[index] if index in self._held else self._cuts(index)
+            total += len(newest[index])
             if total >= self._capacity:
                 break
+        self._held = newest
         bank = InstanceBank(self._capacity)
-        for cuts in reversed(newest):
+        for cuts in reversed(newest.values()):
             bank.add(cuts)
         return bank
 
-    def _cuts(self, count: int) -> list[CutOut]:
-        return list(cut_outs(self._load(int(self._order[count % self._size])), self._containers))
+    def _cuts(self, index: int) -> list[CutOut]:
+        return list(cut_outs(self._load(index), self._containers))
 
 
 def cut_outs(sample: LabelledImage, containers: frozenset[int]) -> Iterator[CutOut]:
