@@ -7,13 +7,14 @@ import importlib
 from typing import Any
 
 #: Benchmarks by name; the module of each has SUMMARY, EXAMPLES, add_arguments and run.
-BENCHMARKS = ("node",)
+BENCHMARKS = ("node", "training")
 
 SUMMARY = f"measure on this machine: {', '.join(BENCHMARKS)}"
 EXAMPLES = """\
 examples:
   rise bench node
-  rise bench node --help
+  rise bench training
+  rise bench training --help
 """
 
 
