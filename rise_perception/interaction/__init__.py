@@ -1,0 +1,1 @@
+"""What a grasp teaches: episodes of frames before and after it, what changed between them, and the labels."""

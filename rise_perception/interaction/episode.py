@@ -1,0 +1,104 @@
+"""One grasp as the camera saw it: the frames before and after, what was predicted, what the robot says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from rise_perception.errors import DataError
+from rise_perception.frame import Frame
+from rise_perception.instances import Instances
+
+
+class Phase(IntEnum):
+    """Phases of a grasp, with the numbers of rise_msgs/GraspEvent."""
+
+    BEFORE = 0
+    CLOSED = 1
+    LIFTED = 2
+    AFTER = 3
+    ABORTED = 4
+
+
+class Outcome(IntEnum):
+    """What the robot believes that it did, with the numbers of rise_msgs/GraspEvent."""
+
+    UNKNOWN = 0
+    SUCCESS = 1
+    EMPTY = 2
+    DOUBLE = 3
+    DROPPED = 4
+
+
+@dataclass(frozen=True)
+class Grasp:
+    """One attempt.
+
+    Attributes:
+        grasp_id: unique for the attempt.
+        target_id: persistent id of the instance that was aimed at, -1 = unknown.
+        outcome: as the robot reports it.
+        stamp: nanoseconds, of the event that ended it.
+    """
+
+    grasp_id: str
+    target_id: int = -1
+    outcome: Outcome = Outcome.UNKNOWN
+    stamp: int = 0
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One side of an episode.
+
+    Attributes:
+        frame: the frame that was taken.
+        instances: what the segmentation node found in it; None if nothing came.
+        robot: (H, W) bool, pixels that show the robot; None where that is not known.
+    """
+
+    frame: Frame
+    instances: Instances | None = None
+    robot: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        size = self.frame.image.shape[:2]
+        if self.instances is not None and self.instances.label_map.shape != size:
+            raise DataError(
+                f"label map is {self.instances.label_map.shape}, its frame {size}: not of one frame"
+            )
+        if self.robot is not None and (self.robot.shape != size or self.robot.dtype != np.bool_):
+            raise DataError(
+                f"robot mask is {self.robot.dtype} {self.robot.shape}; expected bool {size}, as its frame"
+            )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is kept of one grasp: everything that is needed to learn from it later or elsewhere.
+
+    Attributes:
+        before, after: the scene without and with what the grasp did to it.
+        grasp: what the robot says.
+        model_version: of the model that made the predictions; empty without predictions.
+    """
+
+    before: Observation
+    after: Observation
+    grasp: Grasp
+    model_version: str = ""
+
+    def __post_init__(self) -> None:
+        first, second = self.before.frame, self.after.frame
+        if first.image.shape != second.image.shape:
+            raise DataError(
+                f"frames before ({first.image.shape[1]}x{first.image.shape[0]}) and after "
+                f"({second.image.shape[1]}x{second.image.shape[0]}) differ in size; "
+                "do not change the camera's resolution during a grasp"
+            )
+        if second.stamp < first.stamp:
+            raise DataError(
+                f"the frame after ({second.stamp} ns) is older than the frame before ({first.stamp} ns)"
+            )

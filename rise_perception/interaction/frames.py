@@ -1,0 +1,187 @@
+"""The last seconds of a camera: which frames are still, which is sharpest, and whether an arm is in view."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rise_perception.frame import Frame
+from rise_perception.instances import Instances
+from rise_perception.interaction.episode import Observation
+
+#: Width of the small pictures that motion is seen in; a grasp moves things much larger than their pixels.
+SMALL = 96
+#: Grey values, and deviations of the noise, by which a small pixel has to differ to have changed.
+GREY_STEP, DEVIATIONS = 8.0, 6.0
+#: A frame is settled when fewer of its small pixels than this changed since the one before.
+STILL_SHARE = 0.004
+#: An arm reaches into the picture when more than this share of its rim changed; the rim's width, as a share.
+RIM_SHARE, RIM_WIDTH = 0.03, 0.08
+
+
+@dataclass
+class Sample:
+    """A frame in the buffer.
+
+    Attributes:
+        frame: as it came.
+        robot: (H, W) bool or None.
+        small: (h, SMALL) float32, brightness.
+        hidden: (h, SMALL) bool, where the robot is.
+        sharpness: higher is sharper, for frames of one scene.
+        moving: share of the small pixels that changed since the frame before; 1 for the first one.
+        still_after: what the next frame found; None until it has come.
+        instances, model_version: predictions, when they have come.
+    """
+
+    frame: Frame
+    robot: np.ndarray | None
+    small: np.ndarray
+    hidden: np.ndarray
+    sharpness: float
+    moving: float = 1.0
+    still_after: bool | None = None
+    instances: Instances | None = None
+    model_version: str = ""
+
+    @property
+    def stamp(self) -> int:
+        """Nanoseconds."""
+        return self.frame.stamp
+
+    @property
+    def settled(self) -> bool:
+        """Nothing moved since the frame before, nor until the next one."""
+        return self.moving < STILL_SHARE and self.still_after is True
+
+    def observation(self) -> Observation:
+        """The frame with all that is known about it."""
+        return Observation(self.frame, self.instances, self.robot)
+
+
+class FrameBuffer:
+    """Keeps the newest frames of the last ``seconds``, at most one each ``period`` seconds.
+
+    A stamp that jumps back (a recording that loops) empties it.
+    """
+
+    def __init__(self, seconds: float, period: float) -> None:
+        self._span, self._period = int(seconds * 1e9), int(period * 1e9)
+        self._samples: deque[Sample] = deque()
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def wants(self, stamp: int) -> bool:
+        """False when a frame of this stamp comes too soon after the last one; look before converting it."""
+        return not self._samples or not 0 <= stamp - self._samples[-1].stamp < self._period
+
+    def add(self, frame: Frame, robot: np.ndarray | None = None) -> Sample:
+        """Take a frame, measure it, and forget what is too old."""
+        if self._samples and frame.stamp < self._samples[-1].stamp:
+            self._samples.clear()
+        sample = measure(frame, robot)
+        if self._samples and self._samples[-1].small.shape == sample.small.shape:
+            last = self._samples[-1]
+            sample.moving = changed(last, sample)
+            last.still_after = sample.moving < STILL_SHARE
+        self._samples.append(sample)
+        while self._samples[0].stamp < frame.stamp - self._span:
+            self._samples.popleft()
+        return sample
+
+    def attach(self, stamp: int, instances: Instances, model_version: str) -> bool:
+        """Add predictions to the frame of exactly this stamp; False if it is not here (any more)."""
+        for sample in reversed(self._samples):
+            if sample.stamp == stamp and sample.small.size:
+                if instances.label_map.shape != sample.frame.image.shape[:2]:
+                    return False
+                sample.instances, sample.model_version = instances, model_version
+                return True
+        return False
+
+    def between(self, first: int, last: int) -> list[Sample]:
+        """Frames with stamps ``first`` to ``last``, oldest first."""
+        return [sample for sample in self._samples if first <= sample.stamp <= last]
+
+    @property
+    def newest(self) -> int | None:
+        """Stamp of the newest frame."""
+        return self._samples[-1].stamp if self._samples else None
+
+    def clear(self) -> None:
+        """Forget all frames."""
+        self._samples.clear()
+
+
+def measure(frame: Frame, robot: np.ndarray | None = None) -> Sample:
+    """A sample of a frame, with its sharpness."""
+    grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
+    height = max(1, round(grey.shape[0] * SMALL / grey.shape[1]))
+    small = cv2.resize(grey, (SMALL, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    hidden = np.zeros(small.shape, bool)
+    if robot is not None:
+        hidden = cv2.resize(robot.astype(np.float32), (SMALL, height), interpolation=cv2.INTER_AREA) > 0
+    detail = cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1.0), cv2.CV_32F)
+    # Relative to the contrast of the scene, so that a brighter exposure is not taken for a sharper one.
+    sharpness = float(detail.var() / (np.float32(grey.std()) ** 2 + 1))
+    return Sample(frame, robot, small, hidden, sharpness)
+
+
+def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """(h, SMALL) bool: small pixels that differ, whatever the exposure did; and those that can be compared."""
+    comparable = ~(first.hidden | second.hidden)
+    a, b = first.small, second.small
+    if comparable.any():
+        level_a, level_b = np.median(a[comparable]), np.median(b[comparable])
+        b = b * ((level_a + 1) / (level_b + 1))
+    off = np.abs(a - b)
+    noise = 1.4826 * float(np.median(off[comparable])) if comparable.any() else 0.0
+    return (off > max(GREY_STEP, DEVIATIONS * noise)) & comparable, comparable
+
+
+def changed(first: Sample, second: Sample) -> float:
+    """Share of the picture that differs between two frames, the robot left out."""
+    differs, comparable = _differs(first, second)
+    return float(differs.sum() / max(1, comparable.sum()))
+
+
+def rim_changed(first: Sample, second: Sample) -> float:
+    """Share of the picture's rim that differs: arms come in over it."""
+    differs, comparable = _differs(first, second)
+    width = max(1, round(RIM_WIDTH * min(differs.shape)))
+    rim = np.ones(differs.shape, bool)
+    rim[width:-width, width:-width] = False
+    return float((differs & rim).sum() / max(1, (comparable & rim).sum()))
+
+
+def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Sample] | str:
+    """The sharpest settled frames of both sides without an arm in one of them, or why there are none.
+
+    Frames with predictions go before those without: a label is worth most where there was one.
+    """
+    first = [s for s in before if s.settled]
+    second = [s for s in after if s.settled]
+    if not before or not after:
+        return f"no frame {'before' if not before else 'after'} the grasp"
+    if not first or not second:
+        return f"the scene never settled {'before' if not first else 'after'} the grasp"
+    pairs = [
+        (a, b)
+        for a in first
+        for b in second
+        if a.small.shape == b.small.shape and rim_changed(a, b) <= RIM_SHARE
+    ]
+    if not pairs:
+        return "the arm stayed in view"
+    return max(
+        pairs,
+        key=lambda p: (
+            p[0].instances is not None,
+            p[1].instances is not None,
+            p[0].sharpness + p[1].sharpness,
+        ),
+    )
