@@ -7,13 +7,14 @@ Every view carries the masks and identities of all its known objects.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as vf
 
 from rise_perception.data.coco import LabelledImage
 from rise_perception.learning.augmentation import (
@@ -114,14 +115,15 @@ class SequenceMaker:
     def _changed(self, base: LabelledImage, layers: list[Layer], bank: InstanceBank) -> list[Layer]:
         """Each pasted object stays, leaves or moves; sometimes a new one comes."""
         result: list[Layer] = []
+        moved: list[Layer] = []
         for layer in layers:
             chance = float(torch.rand(()))
             if chance < self.config.removed:
                 continue
-            if chance < self.config.removed + self.config.moved:
-                result = self._add(base, result, layer.cut, layer.id)
-            else:
-                result.append(layer)
+            (moved if chance < self.config.removed + self.config.moved else result).append(layer)
+        # On top of all that stays, or what lies above could hide them at their new place.
+        for layer in moved:
+            result = self._add(base, result, layer.cut, layer.id)
         if torch.rand(()) < self.config.added:
             result = self._add(base, result, self._draw(bank), layers[-1].id + 1)
         return result
@@ -153,8 +155,8 @@ class SequenceMaker:
 
 def place(room_y: int, room_x: int) -> tuple[int, int]:
     """Top-left corner ~ Beta(.5, .5) x Beta(.5, .5) over the feasible region (Eq. 2), in rows and columns."""
-    beta = torch.distributions.Beta(torch.tensor(0.5), torch.tensor(0.5))
-    y, x = beta.sample((2,)).tolist()
+    # Beta(.5, .5) is the arcsine distribution: the squared sine of a uniform angle.
+    y, x = (torch.rand(2) * (math.pi / 2)).sin().square().tolist()
     return round(y * room_y), round(x * room_x)
 
 
@@ -200,8 +202,8 @@ def paste(base: LabelledImage, layers: list[Layer]) -> LabelledImage:
             measured = under[under > 0]
             support = np.quantile(measured, SUPPORT) if measured.size else 0.0
             # A hole in the cut-out, or no support to stand on, is a hole in the depth map.
-            raised = np.nan_to_num(support + cut.relief[cut.mask]) if support else 0.0
-            depth[box][cut.mask] = raised
+            raised = np.nan_to_num(support + cut.relief[cut.mask]) if support else np.float32(0)
+            depth[box][cut.mask] = np.maximum(raised, 0)
     return LabelledImage(
         name=base.name,
         image=image,
@@ -213,37 +215,36 @@ def paste(base: LabelledImage, layers: list[Layer]) -> LabelledImage:
 
 
 #: Each pasted object's own colour.
-_OWN_COLOUR = v2.ColorJitter(0.25, 0.25, 0.25, 0.04)
+_OWN_COLOUR = v2.ColorJitter(0.25, 0.25, 0.25)
 
 
 def augmented(cut: CutOut) -> CutOut:
     """A cut-out with its own scale, rotation, flip and colour; relief grows with the scale."""
-    image = torch.from_numpy(cut.image).permute(2, 0, 1)
-    relief = np.zeros_like(cut.mask, np.float32) if cut.relief is None else cut.relief
-    layers = torch.stack([torch.from_numpy(cut.mask).float(), torch.from_numpy(relief)])
-    if torch.rand(()) < 0.5:
-        image, layers = vf.horizontal_flip(image), vf.horizontal_flip(layers)
-    scale, angle = uniform(0.75, 1.3), uniform(-180.0, 180.0)
+    flip = -1.0 if torch.rand(()) < 0.5 else 1.0
+    scale, angle = uniform(0.75, 1.3), uniform(0.0, 2 * math.pi)
     h, w = cut.mask.shape
-    size = [max(2, round(h * scale)), max(2, round(w * scale))]
-    image = vf.resize(image, size, antialias=True)
-    layers = vf.resize(layers, size, interpolation=v2.InterpolationMode.NEAREST_EXACT)
-    image = vf.rotate(image, angle, interpolation=v2.InterpolationMode.BILINEAR, expand=True)
-    layers = vf.rotate(layers, angle, expand=True)
-    image = _OWN_COLOUR(image)
-    mask = layers[0].numpy() > 0.5
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if len(rows) == 0:
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    width, height = math.ceil(abs(w * cos) + abs(h * sin)) + 2, math.ceil(abs(w * sin) + abs(h * cos)) + 2
+    # Centre to centre, in the coordinates of pixel centres.
+    turn = np.array([[flip * cos, -sin], [flip * sin, cos]])
+    shift = np.array([width - 1, height - 1]) / 2 - turn @ (np.array([w - 1, h - 1]) / 2)
+    matrix = np.column_stack([turn, shift])
+
+    def warped(layer: np.ndarray, how: int, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
+        return cv2.warpAffine(layer, matrix, (width, height), flags=how, borderMode=border)
+
+    mask = warped(cut.mask.astype(np.uint8), cv2.INTER_NEAREST) > 0
+    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
+    if w == 0:
         return cut  # a sliver that vanished in the resampling
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return CutOut(
-        image=np.ascontiguousarray(image.permute(1, 2, 0).numpy()[box]),
-        mask=np.ascontiguousarray(mask[box]),
-        relief=None
-        if cut.relief is None
-        else np.ascontiguousarray(layers[1].numpy()[box]) * np.float32(scale),
-        category=cut.category,
-    )
+    box = np.s_[y : y + h, x : x + w]
+    # Replicated, so that no border colour bleeds into the object's rim.
+    image = warped(cut.image, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)[box]
+    relief = None
+    if cut.relief is not None:
+        relief = np.ascontiguousarray(warped(cut.relief, cv2.INTER_NEAREST)[box]) * np.float32(scale)
+    image = _OWN_COLOUR(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+    return CutOut(_array(image), np.ascontiguousarray(mask[box]), relief, cut.category)
 
 
 def weak_view(sample: LabelledImage, geometry: Geometry, colour: WeakColour) -> LabelledImage:
