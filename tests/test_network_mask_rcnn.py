@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 from tiny import box_targets, mask_targets, shake, tiny_config
+from tiny_data import Recorder, configure, write_data
 from torch import Tensor
 
 from rise_perception.errors import ModelError
 from rise_perception.learning.association import association_loss
+from rise_perception.learning.config import SequenceConfig
 from rise_perception.learning.criterion import LossConfig, match, supervised_loss
+from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
+from rise_perception.learning.trainer import Trainer
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.config import NetworkConfig
@@ -211,3 +215,37 @@ def test_starts_from_weights_of_its_own_architecture(tmp_path: Path) -> None:
     assert torch.equal(more.box_features.fc6.weight, made.box_features.fc6.weight)
     with pytest.raises(ModelError, match="architecture mask_rcnn and network"):
         initialise(build_network(tiny_config()), tmp_path / "m")
+
+
+SMALL = {"architecture": "mask_rcnn", "levels": 2, "queries": 20, "feedforward": 64}
+
+
+@pytest.mark.slow
+def test_it_learns_through_the_same_trainer_as_any_network(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    sections = {"sequences": SequenceConfig(objects=0)}
+    steps = {"batch": 4, "learning_rate": 2e-3, "drop_at": 1.0, "decay_from": 0.5, "save_every": 60}
+
+    def metrics(iterations: int) -> dict[str, float]:
+        out, validation = tmp_path / str(iterations), {"validation": str(data)}
+        config = configure(data, out, SMALL, validation, sections, iterations=iterations, **steps)
+        return Trainer(config, "rise train").run().metrics["validation"]
+
+    assert metrics(1)["ap50"] < 0.1
+    learned = metrics(60)
+    assert learned["ap50"] > 0.6
+    assert learned["ap"] > 0.3
+
+
+def test_it_takes_all_of_the_method(tmp_path: Path) -> None:
+    """Pasted objects, unlabelled images, pseudo-labels: every loss is there, and its gradient finite."""
+    data = write_data(tmp_path / "data")
+    # So low a threshold that the random start already gives pseudo-labels.
+    eager = {"self_supervision": SelfSupervisionConfig(class_threshold=(0.005, 0.005))}
+    config = configure(data, tmp_path / "out", SMALL, {"unlabelled": (str(data),)}, eager, iterations=2)
+    trainer = Recorder(config, "rise train")
+    trainer.run()
+    steps = list(trainer.steps.values())
+    for name in ("classes", "boxes", "masks", "embeddings", "unlabelled"):
+        assert max(losses[name] for losses in steps) > 0, name
+    assert all(math.isfinite(losses["optimisation/norm"]) for losses in steps)
