@@ -303,6 +303,15 @@ def test_association_pulls_together_and_survives_large_embeddings() -> None:
     assert swapped.grad.isfinite().all()
 
 
+def test_association_under_autocast_is_in_full_precision() -> None:
+    targets, matches = views([[1, 2], [1, 2]], [[(0, 0), (1, 1)], [(0, 0), (1, 1)]])
+    z = torch.randn(2, 2, 64, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = association_loss(z, matches, targets)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, association_loss(z, matches, targets))
+
+
 @pytest.mark.parametrize(
     ("ids", "queries"),
     [

@@ -35,7 +35,9 @@ def association_loss(embeddings: Tensor, matches: Matches, targets: list[Targets
         usable = same.any(1) & ~same.all(1)
         z = embeddings[first, matches.query[here][usable]].float()
         k = embeddings[first + 1, matches.query[there]].float()
-        similarity, same = z @ k.T, same[usable]
+        with torch.autocast(z.device.type, enabled=False):  # losses stay in full precision
+            similarity = z @ k.T
+        same = same[usable]
         # The double sum factorises: log(1 + sum exp(s-) * sum exp(-s+)) = softplus of two log-sum-exps.
         negative = similarity.masked_fill(same, -torch.inf).logsumexp(1)
         positive = (-similarity).masked_fill(~same, -torch.inf).logsumexp(1)

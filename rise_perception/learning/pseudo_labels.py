@@ -156,7 +156,7 @@ def without_pasted(masks: Tensor, pasted: Tensor) -> tuple[Tensor, Tensor]:
         (N, h, w) bool, and (N,) bool: False for what lies mostly on one pasted object, or has no pixel left.
     """
     area = masks.sum((1, 2))
-    on = torch.einsum("nhw,khw->nk", masks.float(), pasted.float())
+    on = _common_pixels(masks, pasted)
     is_pasted = (on > ON_PASTED * area[:, None]).any(1)
     masks = masks & ~pasted.any(0)
     return masks, ~is_pasted & masks.any(2).any(1)
@@ -177,9 +177,8 @@ def resolve_overlaps(scores: Tensor, classes: Tensor, masks: Tensor, multi_label
     Returns:
         (N,) bool.
     """
-    flat = masks.flatten(1).float()
-    both = flat @ flat.T
-    area = flat.sum(1)
+    both = _common_pixels(masks, masks)
+    area = masks.sum((1, 2))
     same = both > SAME_OBJECT * (area[:, None] + area[None] - both)
     kept = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     left = torch.ones_like(kept)
@@ -195,6 +194,13 @@ def resolve_overlaps(scores: Tensor, classes: Tensor, masks: Tensor, multi_label
         else:
             kept[best] = True
     return kept
+
+
+def _common_pixels(a: Tensor, b: Tensor) -> Tensor:
+    """(N, h, w) and (K, h, w) bool -> (N, K) float32 counts."""
+    # Half precision, which autocast would choose, cannot count that far.
+    with torch.autocast(a.device.type, enabled=False):
+        return a.flatten(1).float() @ b.flatten(1).float().T
 
 
 def _require(condition: bool, key: str, value: object, remedy: str) -> None:
