@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from tiny import tiny_config
+from tiny_data import configure, write_data
 
 from rise_perception.cli import bench_training
 from rise_perception.errors import RiseError
@@ -86,3 +89,28 @@ def test_mistakes_in_the_arguments(rise: Any, arguments: list[str], words: str) 
     status, _, err = rise("bench", "training", *arguments)
     assert status == 2
     assert words in err
+
+
+def test_the_parts_of_a_training_run(rise: Any, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    config = configure(data, tmp_path / "out", images={"unlabelled": (str(data),), "workers": 1})
+    text = {"name": "tiny", "out": config.out}
+    for section in ("data", "network", "optimisation"):
+        text[section] = json.loads(json.dumps(dataclasses.asdict(getattr(config, section))))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(text))
+    file = tmp_path / "t.json"
+    status, out, err = rise(
+        "bench", "training", "--config", tmp_path / "tiny.yaml", "--repeats", "2", "--json", file
+    )
+    assert status == 0, err
+    content = json.loads(file.read_text())
+    assert content["images"] == 4  # two views each of a labelled and of an unlabelled image
+    step, loader, sequences = content["rows"]
+    for row in (step, loader, sequences):
+        assert 0 < row["median_ms"] <= row["p95_ms"]
+        assert row["images_per_second"] > 0
+        assert row["name"] in out
+    assert step["share"] == 1.0
+    rate = step["images_per_second"] / sequences["images_per_second"]
+    assert sequences["share"] == pytest.approx(rate)
+    assert not (tmp_path / "out").exists()
