@@ -1,83 +1,38 @@
-"""From labelled images to batches: one geometry for all layers, exact targets, an order that repeats."""
+"""From images to batches: exact targets, an order that repeats, broken images."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny import tiny_config
+from tiny_data import configure, labelled, rectangles, write_data
 
 from rise_perception.data.coco import LabelledImage
-from rise_perception.learning.augmentation import ColourAugmentation, GeometricAugmentation, augment
-from rise_perception.learning.batches import SeededOrder, collate, make_targets, to_network
+from rise_perception.errors import ConfigError, DataError
+from rise_perception.learning import distributed
+from rise_perception.learning.batches import (
+    Key,
+    Sample,
+    Scene,
+    Scenes,
+    SeededOrder,
+    collate,
+    make_targets,
+    shrunk,
+    to_network,
+    training_loader,
+)
 from rise_perception.learning.boxes import to_corners
 
 
-def labelled(height: int = 64, width: int = 96, depth: bool = True) -> LabelledImage:
-    """Two objects; object i is (50 + 50 i) bright and (1 + i) metres away."""
-    masks = np.zeros((2, height, width), bool)
-    masks[0, height // 8 : height // 2, width // 8 : width // 3] = True
-    masks[1, height // 3 : height - height // 8, width // 2 : width - width // 6] = True
-    image = np.zeros((height, width, 3), np.uint8)
-    metres = np.full((height, width), 9.0, np.float32)
-    for index, mask in enumerate(masks):
-        image[mask] = 50 + 50 * index
-        metres[mask] = 1.0 + index
-    classes = np.array([1, 0])
-    return LabelledImage("x.png", image, metres if depth else None, masks, classes, np.array([4, 7]))
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_geometry_moves_image_depth_and_masks_alike(seed: int) -> None:
-    torch.manual_seed(seed)
-    got = augment(labelled(), GeometricAugmentation(rotation=30.0), ColourAugmentation(0.0))
-    assert got.depth is not None
-    assert got.image.dtype == np.uint8
-    assert got.image.shape == (64, 96, 3)
-    for mask, identity in zip(got.masks, got.ids, strict=True):
-        index = [4, 7].index(identity)
-        assert (got.depth[mask] == 1.0 + index).all()
-        bright = got.image[mask].astype(int)
-        # Bilinear at the rim, exact inside.
-        assert np.median(bright) == 50 + 50 * index
-        assert (np.abs(bright - (50 + 50 * index)) <= 1).mean() > 0.6
-    # Whatever has an object's depth has its mask: nothing of it is lost.
-    for index, identity in enumerate((4, 7)):
-        if identity in got.ids:
-            assert np.array_equal(got.depth == 1.0 + index, got.masks[got.ids.tolist().index(identity)])
-
-
-def test_augmentation_varies_and_drops_what_left_the_frame() -> None:
-    torch.manual_seed(0)
-    geometry = GeometricAugmentation((0.5, 4.0))
-    results = [augment(labelled(), geometry, ColourAugmentation(0.0)) for _ in range(40)]
-    assert len({r.image.tobytes() for r in results}) == 40
-    assert {len(r.masks) for r in results} >= {1, 2}
-    for r in results:
-        assert (r.masks.sum((1, 2)) >= 30).all()
-        assert len(r.classes) == len(r.ids) == len(r.masks)
-
-
-def test_colour_changes_the_image_only() -> None:
-    torch.manual_seed(0)
-    still = GeometricAugmentation((1.0, 1.0), flip=0.0, rotation=0.0)
-    sample = labelled()
-    got = augment(sample, still, ColourAugmentation(1.0))
-    assert got.depth is not None
-    assert not np.array_equal(got.image, sample.image)
-    assert np.array_equal(got.masks, sample.masks)
-    assert np.array_equal(got.depth, sample.depth)
-    assert np.array_equal(augment(sample, still, ColourAugmentation(0.0)).image, sample.image)
-
-
-def test_colour_acts_on_channels() -> None:
-    torch.manual_seed(0)
-    image = torch.full((3, 8, 8), 120, dtype=torch.uint8)
-    image[0] = 200
-    shades = torch.stack([ColourAugmentation(1.0)(image).float().mean((1, 2)) for _ in range(60)])
-    assert (shades.std(0) > 5).all()
-    assert (shades.max(1).values - shades.min(1).values > 20).any()  # still coloured
-    assert shades.argmax(1).eq(0).float().mean() > 0.7  # red stays red
+def two(height: int = 64, width: int = 96, depth: bool = True) -> LabelledImage:
+    boxes = [(1 / 8, 1 / 8, 1 / 3, 1 / 2), (1 / 2, 1 / 3, 5 / 6, 7 / 8)]
+    corners = [tuple(int(s * side) for s, side in zip(b, (width, height) * 2, strict=True)) for b in boxes]
+    return labelled(rectangles(corners, (height, width)), depth, classes=[1, 0])  # type: ignore[arg-type]
 
 
 def test_targets_are_a_quarter_of_the_input_by_majority() -> None:
@@ -100,7 +55,7 @@ def test_targets_are_a_quarter_of_the_input_by_majority() -> None:
 def test_boxes_and_masks_fit_the_letterboxed_image() -> None:
     """A portrait image in a landscape input: the object stays on its pixels."""
     config = tiny_config(input="rgbd")
-    image, padding, targets = to_network(labelled(120, 60), config)
+    image, padding, targets = to_network(two(120, 60), config)
     assert image.shape == (6, 64, 96)
     assert padding is not None
     assert padding[:, 32:].all()
@@ -117,7 +72,7 @@ def test_boxes_and_masks_fit_the_letterboxed_image() -> None:
 
 
 def test_objects_that_vanish_at_the_networks_scale_are_dropped() -> None:
-    sample = labelled(640, 960, depth=False)
+    sample = two(640, 960, depth=False)
     masks = np.concatenate([sample.masks, np.zeros((1, 640, 960), bool)])
     masks[2, :, 301] = True  # one column of ten
     sample = LabelledImage("x", sample.image, None, masks, np.array([1, 0, 1]), np.array([4, 7, 9]))
@@ -126,24 +81,126 @@ def test_objects_that_vanish_at_the_networks_scale_are_dropped() -> None:
     assert (targets.boxes[:, 2:] > 0).all()
 
 
+def test_large_images_are_shrunk_with_all_their_layers() -> None:
+    sample = two(640, 480)
+    got = shrunk(sample, (64, 96))
+    assert got.image.shape == (64, 48, 3)
+    assert got.depth is not None
+    assert got.masks.shape == (2, 64, 48)
+    for index, mask in enumerate(got.masks):
+        assert mask.sum() == pytest.approx(sample.masks[index].sum() / 100, rel=0.1)
+        assert (got.depth[mask] == 1.0 + index).all()
+        assert np.median(got.image[mask]) == 50 + 50 * index
+    assert got.ids.tolist() == sample.ids.tolist()
+    assert shrunk(got, (64, 96)) is got
+    bare = LabelledImage.unlabelled("x", sample.image, None)
+    assert shrunk(bare, (64, 96)).masks.shape == (0, 64, 48)
+
+
+def of(sample: LabelledImage, is_labelled: bool = True) -> Scene:
+    views: list[Sample] = [to_network(sample, tiny_config()) for _ in range(3)]
+    return Scene(views[0], views[1], None if is_labelled else views[2], is_labelled)
+
+
 def test_no_object_and_no_padding() -> None:
-    sample = LabelledImage(
-        "x", np.zeros((64, 96, 3), np.uint8), None, np.zeros((0, 64, 96), bool), *[np.zeros(0, np.int64)] * 2
-    )
-    batch = collate([[to_network(sample, tiny_config())] * 2])
+    empty = LabelledImage.unlabelled("x", np.zeros((64, 96, 3), np.uint8), None)
+    batch = collate([of(empty)])
     assert batch.padding is None
     assert batch.images.shape == (2, 3, 64, 96)
     assert [len(t) for t in batch.targets] == [0, 0]
-    mixed = collate([[to_network(sample, tiny_config()), to_network(labelled(64, 64, False), tiny_config())]])
+    assert batch.before.shape == (0, 3, 64, 96)
+    portrait = two(64, 64, False)
+    mixed = collate([of(empty), of(portrait)])
     assert mixed.padding is not None
-    assert mixed.padding.sum((1, 2)).tolist() == [0, 64 * 32]
+    assert mixed.padding.sum((1, 2)).tolist() == [0, 0, 64 * 32, 64 * 32]
+    semi = collate([of(empty), of(portrait, False)])
+    assert semi.labelled.tolist() == [True, True, False, False]
+    assert semi.before.shape == (1, 3, 64, 96)
+    assert semi.before_padding is not None
+    assert semi.before_padding.sum() == 64 * 32
 
 
-def test_the_order_repeats_from_any_position() -> None:
-    whole = list(SeededOrder(7, 30, 0, seed=3))
-    assert list(SeededOrder(7, 30, 11, seed=3)) == whole[11:]
-    assert len(SeededOrder(7, 30, 11, seed=3)) == 19
-    for epoch in range(4):  # every image once an epoch, in another order
-        assert sorted(i for _, i in whole[7 * epoch : 7 * epoch + 7]) == list(range(7))
-    assert [i for _, i in whole[:7]] != [i for _, i in whole[7:14]]
-    assert [i for _, i in SeededOrder(7, 7, 0, seed=4)] != [i for _, i in whole[:7]]
+# ---- the order ----
+
+
+def test_the_order_repeats_from_any_step() -> None:
+    def keys(start: int, seed: int = 3) -> list[list[Key]]:
+        return list(SeededOrder((7, 5), (2, 3), (start, 30), seed))
+
+    whole = keys(0)
+    assert len(SeededOrder((7, 5), (2, 3), (11, 30), 3)) == 19
+    assert keys(11) == whole[11:]
+    assert [k.position for step in whole for k in step] == list(range(150))
+    assert all([k.labelled for k in step] == [True] * 2 + [False] * 3 for step in whole)
+    for kind, size, count in ((True, 7, 60), (False, 5, 90)):
+        images = [k.image for step in whole for k in step if k.labelled == kind]
+        assert len(images) == count
+        epochs = [images[n : n + size] for n in range(0, count - size + 1, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)  # without replacement
+        assert len({tuple(epoch) for epoch in epochs}) > 3
+    assert [k.image for k in keys(0, 4)[0]] != [k.image for k in whole[0]] or keys(0, 4)[1:] != whole[1:]
+
+
+def test_processes_share_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = SeededOrder((7, 5), (4, 2), (0, 6), 0)
+    whole = list(order)
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(list(order))
+    for together, one, other in zip(whole, *shares, strict=True):
+        assert sorted(one + other) == sorted(together)
+        assert [k.labelled for k in one] == [k.labelled for k in other] == [True, True, False]
+
+
+@pytest.mark.parametrize("scenes", [(3, 2), (2, 1)])
+def test_a_batch_that_cannot_be_shared_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, scenes: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(distributed, "processes", lambda: 2)
+    with pytest.raises(ConfigError, match=r"cannot be shared by 2 processes.*batch"):
+        list(SeededOrder((7, 5), scenes, (0, 6), 0))
+
+
+# ---- broken images ----
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """Four images; of the second the annotation is broken, of the third the picture."""
+    data = write_data(tmp_path)
+    content = json.loads(data.read_text())
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == 1:
+            annotation["segmentation"] = {"size": [64, 96], "counts": "nonsense!"}
+    data.write_text(json.dumps(content))
+    (tmp_path / "images/2.png").write_bytes(b"no picture")
+    return data
+
+
+def test_broken_images_are_named_once_and_left_out(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {"broken": "skip", "unlabelled": (str(broken),)}
+    scenes = Scenes(configure(broken, broken.parent / "out", images=images))
+    for position in range(2):
+        names = [scenes.sequence(Key(position, True, i)).source.name for i in range(4)]
+        assert names == ["0.png", "3.png", "3.png", "3.png"]
+        names = [scenes.sequence(Key(position, False, i)).source.name for i in range(4)]
+        assert names == ["0.png", "1.png", "3.png", "3.png"]  # the annotation does not matter here
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == len(set(lines)) <= 3
+    assert any("1.png" in line and "annotation" in line for line in lines)
+    assert any("2.png" in line for line in lines)
+
+
+def test_broken_images_stop_the_run_that_wants_it(broken: Path) -> None:
+    with pytest.raises(DataError, match=r"1\.png|2\.png"):
+        list(training_loader(Scenes(configure(broken, broken.parent / "out")), 0))
+
+
+def test_nothing_but_broken_images(broken: Path) -> None:
+    for index in (0, 1, 3):
+        (broken.parent / f"images/{index}.png").unlink()
+    scenes = Scenes(configure(broken, broken.parent / "out", images={"broken": "skip"}))
+    with pytest.raises(DataError, match="none of the 4 images can be read"):
+        scenes.sequence(Key(0, True, 0))
