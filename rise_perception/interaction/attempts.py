@@ -18,6 +18,10 @@ MOST_UNDER_WAY = 8
 LONGEST_ID = 200
 #: How far the stamp of an event may lie from the newest frame, in seconds, before it is refused.
 FARTHEST_STAMP = 60.0
+#: Predictions kept for frames that have not come yet.
+MOST_EARLY = 4
+#: Grasps whose reason is kept.
+MOST_REASONS = 100
 #: Frames kept of the time before a grasp: enough for the sharpest one, and bounded.
 MOST_CANDIDATES = 12
 
@@ -33,7 +37,7 @@ class CaptureSettings:
         timeout: after the grasp, until the arm has to be out of view and the scene settled.
         expiry: after which a grasp without an end is given up.
         history: how long frames are kept.
-        period: between frames that are kept.
+        period: between frames without predictions that are kept longer than a second.
     """
 
     window: float = 1.0
@@ -57,6 +61,7 @@ class _Attempt:
 class Attempts:
     """Takes events, frames and predictions; gives finished episodes and counts what became of the others.
 
+    ``discarded`` counts why grasps became no episode, ``reasons`` has that of the last ones by id.
     All times are those of the stamps. Nothing here knows ROS, and nothing here blocks.
     """
 
@@ -64,8 +69,10 @@ class Attempts:
         self.settings = settings
         self.buffer = FrameBuffer(settings.history, settings.period)
         self.discarded: Counter[str] = Counter()
+        self.reasons: OrderedDict[str, str] = OrderedDict()
         self._attempts: OrderedDict[str, _Attempt] = OrderedDict()
         self._finished: list[Episode] = []
+        self._early: OrderedDict[int, tuple[Instances, str]] = OrderedDict()
 
     @property
     def under_way(self) -> list[str]:
@@ -96,7 +103,7 @@ class Attempts:
             stamp=stamp,
         )
         if kind == Phase.ABORTED:
-            self._discard(grasp_id, "aborted")
+            self.discard(grasp_id, "aborted")
             return f"grasp {grasp_id!r} is given up"
         if kind == Phase.AFTER:
             if attempt.after_from is None:
@@ -105,7 +112,7 @@ class Attempts:
         return f"grasp {grasp_id!r} goes on"
 
     def gripper_closed(self, grasp_id: str, stamp: int) -> None:
-        """The gripper closed, which is all that is known: the free scene is the last one before the approach."""
+        """The gripper closed, which is all that is known: the free scene came before the approach."""
         self._begin(self._check(grasp_id, Phase.BEFORE, -1, Outcome.UNKNOWN, stamp), self.settings.approach)
 
     def gripper_opened(self, grasp_id: str, stamp: int) -> None:
@@ -120,35 +127,52 @@ class Attempts:
         newest = self.buffer.newest
         if newest is not None and frame.stamp < newest:
             for grasp_id in self.under_way:
-                self._discard(grasp_id, "the clock jumped back")
+                self.discard(grasp_id, "the clock jumped back")
         self.buffer.add(frame, robot)
+        if frame.stamp in self._early:
+            self.buffer.attach(frame.stamp, *self._early.pop(frame.stamp))
         for grasp_id in self.under_way:
             attempt = self._attempts[grasp_id]
             if attempt.after_from is not None:
                 self._look(grasp_id, attempt, frame.stamp)
             elif frame.stamp - attempt.started > self.settings.expiry * 1e9:
-                self._discard(grasp_id, "never ended")
+                self.discard(grasp_id, "never ended")
 
-    def predictions(self, stamp: int, instances: Instances, model_version: str) -> bool:
-        """Take the instances of the frame with this stamp; False if that frame is not kept."""
-        return self.buffer.attach(stamp, instances, model_version)
+    def predictions(self, stamp: int, instances: Instances, model_version: str) -> None:
+        """Take the instances of the frame with this stamp, which may be about to come."""
+        if not self.buffer.attach(stamp, instances, model_version):
+            self._early[stamp] = instances, model_version
+            while len(self._early) > MOST_EARLY:
+                self._early.popitem(last=False)
 
     def take_finished(self) -> list[Episode]:
         """Episodes that have become complete since the last call."""
         finished, self._finished = self._finished, []
         return finished
 
-    def discard_all(self, reason: str) -> None:
-        """Give up what is under way, for example because capturing is switched off."""
-        for grasp_id in self.under_way:
-            self._discard(grasp_id, reason)
+    def settle_before(self, grasp_id: str) -> Sample | None:
+        """The sharpest settled frame for the begin of a grasp, a newer one while there is none yet."""
+        attempt = self._attempts.get(grasp_id)
+        if attempt is None:
+            return None
+        if not any(sample.settled for sample in attempt.before):
+            since = attempt.started - int(self.settings.window * 1e9)
+            attempt.before = self.buffer.between(since, self.buffer.newest or since)[-MOST_CANDIDATES:]
+        settled = [sample for sample in attempt.before if sample.settled]
+        return max(settled, key=lambda s: s.sharpness, default=None)
+
+    def discard(self, grasp_id: str, reason: str) -> None:
+        """Give a grasp up; its reason is counted and kept for whoever asks."""
+        if self._attempts.pop(grasp_id, None) is not None:
+            self.discarded[reason] += 1
+            self.reasons[grasp_id] = reason
+            while len(self.reasons) > MOST_REASONS:
+                self.reasons.popitem(last=False)
 
     def _check(self, grasp_id: str, phase: int, target_id: int, outcome: int, stamp: int) -> Grasp:
         """Nothing an event says is trusted."""
         if not grasp_id or len(grasp_id) > LONGEST_ID or not grasp_id.isprintable():
-            raise DataError(
-                f"grasp_id {grasp_id[:40]!r} is empty, too long or not printable; give each grasp a name"
-            )
+            raise DataError(f"grasp_id {grasp_id[:40]!r} is empty, too long or unprintable; name each grasp")
         if phase not in Phase.__members__.values():
             raise DataError(f"phase {phase} of grasp {grasp_id!r} is none of GraspEvent's")
         if outcome not in Outcome.__members__.values():
@@ -160,8 +184,8 @@ class Attempts:
             raise DataError(f"grasp {grasp_id!r}: no frame has come from the camera yet")
         if abs(stamp - newest) > FARTHEST_STAMP * 1e9:
             raise DataError(
-                f"the stamp of grasp {grasp_id!r} is {(stamp - newest) / 1e9:.1f} s away from the newest frame; "
-                "camera and picking application have to use one clock"
+                f"the stamp of grasp {grasp_id!r} is {(stamp - newest) / 1e9:.1f} s away from the newest "
+                "frame; camera and picking application have to use one clock"
             )
         return Grasp(grasp_id, target_id, Outcome(outcome), stamp)
 
@@ -169,7 +193,7 @@ class Attempts:
         if grasp.grasp_id in self._attempts:
             raise DataError(f"grasp {grasp.grasp_id!r} has begun already; ids are used once")
         if len(self._attempts) >= MOST_UNDER_WAY:
-            self._discard(next(iter(self._attempts)), "never ended")
+            self.discard(next(iter(self._attempts)), "never ended")
         candidates = self.buffer.between(grasp.stamp - int(window * 1e9), grasp.stamp)
         settled = [sample for sample in candidates if sample.settled or sample.still_after is None]
         kept = sorted(settled, key=lambda s: s.sharpness)[-MOST_CANDIDATES:] or candidates[-MOST_CANDIDATES:]
@@ -192,7 +216,7 @@ class Attempts:
         found = choose_pair(attempt.before, attempt.after)
         if isinstance(found, str):
             if now >= attempt.deadline:
-                self._discard(grasp_id, found)
+                self.discard(grasp_id, found)
             return
         first, second = found
         missing = first.instances is None or second.instances is None
@@ -203,16 +227,13 @@ class Attempts:
             Episode(first.observation(), second.observation(), attempt.grasp, first.model_version)
         )
 
-    def _discard(self, grasp_id: str, reason: str) -> None:
-        del self._attempts[grasp_id]
-        self.discarded[reason] += 1
-
 
 class Gripper:
     """Turns a gripper's readings into closing and opening, with some play so that noise does neither."""
 
     def __init__(self, threshold: float, play: float, closed_below: bool) -> None:
-        """
+        """Say how to read it.
+
         Args:
             threshold: reading at which the gripper counts as closed.
             play: how far it has to go back beyond the threshold to count as open.

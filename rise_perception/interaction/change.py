@@ -25,6 +25,8 @@ DEPTH_SAME = 2.5
 SHADOW_SCALE, SHADOW_HUE = (0.35, 2.8), 0.3
 #: How much a shadow-like difference counts where depth cannot say whether anything moved.
 SHADOW_WEIGHT = 0.5
+#: Correlation of a pixel's surroundings from which they show the same pattern, only darker or brighter.
+SAME_PATTERN = 0.7
 #: The edge of a changed region lies where the difference falls below this share of its peak nearby ...
 HALF = 0.4
 #: ... within this many pixels at 320x240, in proportion at other sizes.
@@ -41,6 +43,7 @@ class Change:
         left: (H, W) bool, what was here before is gone.
         appeared: (H, W) bool, something is here now that was not.
         same: (H, W) bool, certainly unchanged: depth says so, or texture that is still there.
+        shadow: (H, W) bool, looks like the same thing, darker or brighter, and no depth to tell.
         compared: (H, W) bool, seen in both frames, without the robot in front.
         evidence: (H, W) float32, how clearly a pixel differs; 1 is the limit.
         share: changed share of ``compared``.
@@ -51,6 +54,7 @@ class Change:
     left: np.ndarray
     appeared: np.ndarray
     same: np.ndarray
+    shadow: np.ndarray
     compared: np.ndarray
     evidence: np.ndarray
     share: float
@@ -75,7 +79,8 @@ def find_change(before: Observation, after: Observation) -> Change:
     if first.depth is not None and second.depth is not None:
         depth, known = _depth_difference(first.depth, bring_back(second.depth, motion), compared)
     same = known & (np.abs(depth) < DEPTH_SAME)
-    weight = np.where(shadow, np.where(known, 0.0, SHADOW_WEIGHT), np.where(same, 0.6, 1.0))
+    pattern = _textured(first.image, exposure) & (_likeness(first.image, image) > SAME_PATTERN)
+    weight = np.where(shadow, np.where(known | pattern, 0.0, SHADOW_WEIGHT), np.where(same, 0.6, 1.0))
     evidence_color = cv2.GaussianBlur((color * weight / COLOR_LIMIT).astype(np.float32), (0, 0), 0.6)
     evidence_depth = np.where(known, np.abs(depth) / DEPTH_LIMIT, 0).astype(np.float32)
     reach = max(2, round(REACH * np.sqrt(size[0] * size[1] / (320 * 240))))
@@ -88,7 +93,7 @@ def find_change(before: Observation, after: Observation) -> Change:
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
     certain &= compared & ~left & ~appeared
     evidence = np.maximum(evidence_color, evidence_depth)
-    return Change(left, appeared, certain, compared, evidence, share, motion, exposure)
+    return Change(left, appeared, certain, shadow & ~known, compared, evidence, share, motion, exposure)
 
 
 def _free(side: Observation) -> np.ndarray:
@@ -195,6 +200,19 @@ def _textured(image: np.ndarray, exposure: Exposure) -> np.ndarray:
     around = np.ones((7, 7), np.uint8)
     spread = cv2.dilate(grey, around) - cv2.erode(grey, around)
     return spread > 6 * exposure.noise[image.mean(axis=2).astype(np.uint8)]
+
+
+def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [-1, 1], correlation of the brightness around each pixel of two pictures."""
+    a = cv2.GaussianBlur(first, (0, 0), 1.0).mean(axis=2).astype(np.float32)
+    b = cv2.GaussianBlur(second, (0, 0), 1.0).mean(axis=2).astype(np.float32)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.blur(values, (9, 9)))
+
+    shared = mean(a * b) - mean(a) * mean(b)
+    spread = np.maximum(mean(a * a) - mean(a) ** 2, 1e-3) * np.maximum(mean(b * b) - mean(b) ** 2, 1e-3)
+    return shared / np.sqrt(spread)
 
 
 def _edges(image: np.ndarray) -> np.ndarray:

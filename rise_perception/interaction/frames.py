@@ -20,6 +20,8 @@ GREY_STEP, DEVIATIONS = 8.0, 6.0
 STILL_SHARE = 0.004
 #: An arm reaches into the picture when more than this share of its rim changed; the rim's width, as a share.
 RIM_SHARE, RIM_WIDTH = 0.03, 0.08
+#: Nanoseconds for which every frame is kept.
+RECENT = 1_000_000_000
 
 
 @dataclass
@@ -54,8 +56,8 @@ class Sample:
 
     @property
     def settled(self) -> bool:
-        """Nothing moved since the frame before, nor until the next one."""
-        return self.moving < STILL_SHARE and self.still_after is True
+        """A neighbour shows the same: nothing moved while this frame was taken."""
+        return self.moving < STILL_SHARE or self.still_after is True
 
     def observation(self) -> Observation:
         """The frame with all that is known about it."""
@@ -63,40 +65,48 @@ class Sample:
 
 
 class FrameBuffer:
-    """Keeps the newest frames of the last ``seconds``, at most one each ``period`` seconds.
+    """Keeps the frames of the last ``seconds``.
 
-    A stamp that jumps back (a recording that loops) empties it.
+    Those of the last ``RECENT`` are all kept, because predictions come late and for some frames only; of the
+    older ones, those with predictions and otherwise one each ``period`` seconds. A stamp that jumps back
+    (a recording that loops) empties the buffer.
     """
 
     def __init__(self, seconds: float, period: float) -> None:
         self._span, self._period = int(seconds * 1e9), int(period * 1e9)
-        self._samples: deque[Sample] = deque()
+        self._old: deque[Sample] = deque()
+        self._recent: deque[Sample] = deque()
 
     def __len__(self) -> int:
-        return len(self._samples)
-
-    def wants(self, stamp: int) -> bool:
-        """False when a frame of this stamp comes too soon after the last one; look before converting it."""
-        return not self._samples or not 0 <= stamp - self._samples[-1].stamp < self._period
+        return len(self._old) + len(self._recent)
 
     def add(self, frame: Frame, robot: np.ndarray | None = None) -> Sample:
         """Take a frame, measure it, and forget what is too old."""
-        if self._samples and frame.stamp < self._samples[-1].stamp:
-            self._samples.clear()
+        last = self._recent[-1] if self._recent else None
+        if last is not None and frame.stamp < last.stamp:
+            self.clear()
+            last = None
         sample = measure(frame, robot)
-        if self._samples and self._samples[-1].small.shape == sample.small.shape:
-            last = self._samples[-1]
+        if last is not None and last.small.shape == sample.small.shape:
             sample.moving = changed(last, sample)
             last.still_after = sample.moving < STILL_SHARE
-        self._samples.append(sample)
-        while self._samples[0].stamp < frame.stamp - self._span:
-            self._samples.popleft()
+        self._recent.append(sample)
+        while self._recent[0].stamp < frame.stamp - RECENT:
+            aging = self._recent.popleft()
+            if (
+                aging.instances is not None
+                or not self._old
+                or aging.stamp - self._old[-1].stamp >= self._period
+            ):
+                self._old.append(aging)
+        while self._old and self._old[0].stamp < frame.stamp - self._span:
+            self._old.popleft()
         return sample
 
     def attach(self, stamp: int, instances: Instances, model_version: str) -> bool:
         """Add predictions to the frame of exactly this stamp; False if it is not here (any more)."""
-        for sample in reversed(self._samples):
-            if sample.stamp == stamp and sample.small.size:
+        for sample in [*self._recent, *self._old]:
+            if sample.stamp == stamp:
                 if instances.label_map.shape != sample.frame.image.shape[:2]:
                     return False
                 sample.instances, sample.model_version = instances, model_version
@@ -105,16 +115,17 @@ class FrameBuffer:
 
     def between(self, first: int, last: int) -> list[Sample]:
         """Frames with stamps ``first`` to ``last``, oldest first."""
-        return [sample for sample in self._samples if first <= sample.stamp <= last]
+        return [s for s in [*self._old, *self._recent] if first <= s.stamp <= last]
 
     @property
     def newest(self) -> int | None:
         """Stamp of the newest frame."""
-        return self._samples[-1].stamp if self._samples else None
+        return self._recent[-1].stamp if self._recent else None
 
     def clear(self) -> None:
         """Forget all frames."""
-        self._samples.clear()
+        self._old.clear()
+        self._recent.clear()
 
 
 def measure(frame: Frame, robot: np.ndarray | None = None) -> Sample:
@@ -122,6 +133,7 @@ def measure(frame: Frame, robot: np.ndarray | None = None) -> Sample:
     grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
     height = max(1, round(grey.shape[0] * SMALL / grey.shape[1]))
     small = cv2.resize(grey, (SMALL, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = np.asarray(cv2.GaussianBlur(small, (0, 0), 1.5))  # a blurred frame shows the same scene
     hidden = np.zeros(small.shape, bool)
     if robot is not None:
         hidden = cv2.resize(robot.astype(np.float32), (SMALL, height), interpolation=cv2.INTER_AREA) > 0
@@ -132,7 +144,7 @@ def measure(frame: Frame, robot: np.ndarray | None = None) -> Sample:
 
 
 def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(h, SMALL) bool: small pixels that differ, whatever the exposure did; and those that can be compared."""
+    """(h, SMALL) bool: small pixels that differ, whatever exposure did; and those that can be compared."""
     comparable = ~(first.hidden | second.hidden)
     a, b = first.small, second.small
     if comparable.any():
@@ -161,27 +173,28 @@ def rim_changed(first: Sample, second: Sample) -> float:
 def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Sample] | str:
     """The sharpest settled frames of both sides without an arm in one of them, or why there are none.
 
-    Frames with predictions go before those without: a label is worth most where there was one.
+    On each side the newest such frame says what the scene looked like, and a sharper one counts if it looks
+    the same. Frames with predictions go before those without: a label is worth most where there was one.
     """
-    first = [s for s in before if s.settled]
-    second = [s for s in after if s.settled]
-    if not before or not after:
-        return f"no frame {'before' if not before else 'after'} the grasp"
-    if not first or not second:
-        return f"the scene never settled {'before' if not first else 'after'} the grasp"
+    for side, samples in (("before", before), ("after", after)):
+        if not samples:
+            return f"no frame {side} the grasp"
+        if not any(sample.settled for sample in samples):
+            return f"the scene never settled {side} the grasp"
     pairs = [
         (a, b)
-        for a in first
-        for b in second
-        if a.small.shape == b.small.shape and rim_changed(a, b) <= RIM_SHARE
+        for a in before
+        for b in after
+        if a.settled and b.settled and a.small.shape == b.small.shape and rim_changed(a, b) <= RIM_SHARE
     ]
     if not pairs:
         return "the arm stayed in view"
-    return max(
-        pairs,
-        key=lambda p: (
-            p[0].instances is not None,
-            p[1].instances is not None,
-            p[0].sharpness + p[1].sharpness,
-        ),
-    )
+    first = _best_like_newest([a for a, _ in pairs])
+    return first, _best_like_newest([b for a, b in pairs if a is first])
+
+
+def _best_like_newest(samples: list[Sample]) -> Sample:
+    """With predictions if possible, then sharpest, of those that show what the newest one shows."""
+    newest = max(samples, key=lambda s: s.stamp)
+    same = [s for s in samples if s is newest or changed(s, newest) < STILL_SHARE]
+    return max(same, key=lambda s: (s.instances is not None, s.sharpness))

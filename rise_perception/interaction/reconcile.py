@@ -208,6 +208,11 @@ class _Case:
         size = int(item.sum())
         parts = [p for p in self.predicted if (p & item).sum() >= INSIDE * p.sum()]
         touched = [p for p in self.predicted if (p & item).sum() > TOUCHES * size]
+        beyond = item & ~np.any(touched, axis=0) if touched else item
+        if (beyond & self.change.shadow).sum() > 0.5 * max(
+            1, int(beyond.sum())
+        ) and beyond.sum() > TOUCHES * size:
+            return _rejected(Cause.AMBIGUOUS, "it may be a shadow, and no prediction agrees with it")
         covered = float((item & np.any(touched, axis=0)).sum() / size) if touched else 0.0
         if covered < 1 - INSIDE:
             return _Found(Verdict.CORRECTED, Cause.MISSED, "an item left that was not predicted", (item,))

@@ -20,6 +20,8 @@ ENOUGH = 12
 AGREE = 1.0
 #: A pixel at or beyond these values has lost what exposure did to it.
 DARK, BRIGHT = 4, 250
+#: Share of the picture that has to be neither in both frames.
+COMPARABLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Exposure:
     """``second = gain * first + offset`` per channel on what did not change.
 
     Attributes:
-        gain: (3,) float64.
+        gain: (3,) float64; 0 when too little of the pictures is neither black nor white in both.
         offset: (3,) float64, in grey values.
         noise: (256,) float32, standard deviation of the remaining difference by grey value of the first.
         misfit: share of the compared pixels that are further than three ``noise`` apart.
@@ -136,8 +138,8 @@ def estimate_exposure(first: np.ndarray, second: np.ndarray, static: np.ndarray)
     b = cv2.GaussianBlur(second, (0, 0), 1.0).astype(np.float32)
     usable = static & (a > DARK).all(2) & (a < BRIGHT).all(2) & (b > DARK).all(2) & (b < BRIGHT).all(2)
     a, b = a[usable], b[usable]  # (P, 3)
-    if len(a) < 100:
-        return Exposure(np.ones(3), np.zeros(3), np.full(256, 3, np.float32), 1.0)
+    if len(a) < max(20, COMPARABLE * static.sum()):
+        return Exposure(np.zeros(3), np.zeros(3), np.full(256, 3, np.float32), 1.0)
     step = max(1, len(a) // 40_000)
     a, b = a[::step], b[::step]
     gain, offset = np.ones(3), np.zeros(3)

@@ -1,0 +1,274 @@
+"""Frames around a grasp: sharp, settled, without the arm; and what happens to events that make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from grasping import HEIGHT, WIDTH, label_map, picture
+
+from rise_perception.errors import DataError
+from rise_perception.frame import Frame
+from rise_perception.interaction.attempts import Attempts, CaptureSettings, Gripper
+from rise_perception.interaction.episode import Outcome, Phase
+from rise_perception.interaction.frames import FrameBuffer, changed, measure, rim_changed
+from rise_perception.interaction.trials import from_label_map
+
+SECOND = 10**9
+SETTINGS = CaptureSettings(window=0.5, approach=3.0, timeout=3.0, expiry=30.0, history=8.0)
+
+
+class Cell:
+    """A camera at 10 Hz over a cell in which a robot works; the clock goes with the frames."""
+
+    def __init__(self, settings: CaptureSettings = SETTINGS) -> None:
+        self.attempts = Attempts(settings)
+        self.items = (1, 2, 3)
+        self.number = 0
+        self.now = 100 * SECOND
+        self.frames: dict[int, Frame] = {}
+
+    def show(
+        self, seconds: float, arm: float | None = None, blur: float = 0, moving: bool = False, robot=None
+    ):
+        """Frames for a while; an arm stands at column ``arm`` or, if ``moving``, comes in from the right."""
+        for step in range(round(seconds * 10)):
+            self.now += SECOND // 10
+            self.number += 1
+            frame = picture(*self.items, seed=self.number)
+            image = frame.image.copy()
+            if arm is not None:
+                x = round(arm - 6 * step if moving else arm)
+                image[40:60, max(0, x) :] = (15, 15, 20)
+            if blur:
+                image = cv2.GaussianBlur(image, (0, 0), blur)
+            frame = replace(frame, image=image, stamp=self.now)
+            self.frames[self.now] = frame
+            self.attempts.frame(frame, robot)
+
+    def say(
+        self, phase: Phase, grasp_id: str = "g", target: int = 1, outcome: Outcome = Outcome.UNKNOWN
+    ) -> str:
+        return self.attempts.event(grasp_id, phase, target, outcome, self.now)
+
+    def finished(self):
+        return self.attempts.take_finished()
+
+
+def grasp(cell: Cell, outcome: Outcome = Outcome.SUCCESS) -> None:
+    cell.show(1.0)
+    cell.say(Phase.BEFORE)
+    cell.show(1.0, arm=150, moving=True)
+    cell.say(Phase.CLOSED)
+    cell.show(0.5, arm=90)
+    cell.items = (2, 3)
+    cell.say(Phase.LIFTED, outcome=outcome)
+    cell.show(0.5, arm=90, moving=True)
+
+
+def test_a_grasp_becomes_an_episode_of_the_free_scene():
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(2.0)
+    (found,) = cell.finished()
+    assert found.before.frame.stamp <= 101 * SECOND
+    assert found.grasp.outcome == Outcome.SUCCESS
+    assert found.grasp.target_id == 1
+    for side, items in ((found.before, (1, 2, 3)), (found.after, (2, 3))):
+        off = np.abs(side.frame.image.astype(int) - picture(*items).image.astype(int))
+        assert np.median(off) < 6
+        assert off.max() < 40, "the arm, or another item, is in the frame"
+    assert cell.attempts.under_way == []
+
+
+def test_the_sharpest_settled_frame_is_taken_and_not_the_newest():
+    cell = Cell(replace(SETTINGS, window=1.0))
+    cell.show(0.5)
+    sharp = cell.now
+    cell.show(0.4, blur=1.5)
+    cell.say(Phase.BEFORE)
+    cell.show(0.5, arm=90)
+    cell.items = (2, 3)
+    cell.say(Phase.AFTER)
+    cell.show(0.8, blur=2.0)
+    first_sharp = cell.now
+    cell.show(1.5)
+    (found,) = cell.finished()
+    assert found.before.frame.stamp <= sharp
+    assert found.after.frame.stamp > first_sharp
+
+
+def test_it_waits_until_the_arm_has_left():
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(1.5, arm=100)  # it stands still, and is in view
+    assert cell.finished() == []
+    left = cell.now
+    cell.show(1.0)
+    (found,) = cell.finished()
+    assert found.after.frame.stamp > left
+
+
+@pytest.mark.parametrize(
+    ("arm", "moving", "reason"),
+    [(100, False, "the arm stayed in view"), (900, True, "the scene never settled after the grasp")],
+)
+def test_it_gives_up_in_time_and_says_why(arm, moving, reason):
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER)
+    if moving:
+        for step in range(40):
+            cell.show(0.1, arm=30 + step % 2 * 60)
+    else:
+        cell.show(4.0, arm=arm)
+    assert cell.finished() == []
+    assert cell.attempts.discarded == {reason: 1}
+    assert cell.attempts.reasons["g"] == reason
+
+
+def test_a_robot_mask_lets_the_arm_stay():
+    cell = Cell()
+    robot = np.zeros((HEIGHT, WIDTH), bool)
+    robot[38:62, 98:] = True
+    cell.show(1.0, robot=robot)
+    cell.say(Phase.BEFORE)
+    cell.show(0.5, arm=100, robot=robot)
+    cell.items = (2, 3)
+    cell.say(Phase.AFTER)
+    cell.show(1.5, arm=100, robot=robot)
+    (found,) = cell.finished()
+    np.testing.assert_array_equal(found.after.robot, robot)
+
+
+def test_frames_with_predictions_are_preferred_and_may_be_late_or_early():
+    cell = Cell()
+    cell.show(0.8)
+    stamp = cell.now - 2 * SECOND // 10
+    truth = from_label_map(label_map(1, 2, 3))
+    cell.say(Phase.BEFORE)
+    cell.attempts.predictions(stamp, truth, "model-1")
+    cell.show(0.5, arm=90)
+    cell.items = (2, 3)
+    cell.say(Phase.AFTER)
+    cell.show(0.3)
+    cell.attempts.predictions(cell.now + SECOND // 10, from_label_map(label_map(2, 3)), "model-1")
+    cell.show(1.0)
+    (found,) = cell.finished()
+    assert found.before.frame.stamp == stamp
+    assert found.before.instances is truth
+    assert found.model_version == "model-1"
+    assert found.after.instances is not None
+    assert set(found.after.instances.labels.tolist()) == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"grasp_id": ""}, "is empty"),
+        ({"grasp_id": "x" * 1000}, "too long"),
+        ({"grasp_id": "a\nb"}, "unprintable"),
+        ({"phase": 9}, "phase 9"),
+        ({"outcome": 200}, "outcome 200"),
+        ({"target_id": -7}, "target_id -7"),
+        ({"stamp": 5}, "one clock"),
+        ({"stamp": 10**18}, "one clock"),
+        ({"phase": Phase.AFTER}, "no BEFORE"),
+        ({"grasp_id": "g"}, "has begun already"),
+        ({"grasp_id": "g", "phase": Phase.AFTER, "stamp": 99 * SECOND}, "before its BEFORE"),
+    ],
+)
+def test_malformed_events_are_refused_and_change_nothing(change, says):
+    cell = Cell()
+    cell.show(1.0)
+    cell.say(Phase.BEFORE)
+    event = {"grasp_id": "new", "phase": Phase.BEFORE, "target_id": -1, "outcome": 0, "stamp": cell.now}
+    with pytest.raises(DataError, match=says):
+        cell.attempts.event(**(event | change))
+    assert cell.attempts.under_way == ["g"]
+
+
+def test_events_before_the_first_frame_are_refused():
+    with pytest.raises(DataError, match="no frame"):
+        Cell().say(Phase.BEFORE)
+
+
+def test_aborted_forgotten_and_too_many_grasps_are_counted():
+    cell = Cell()
+    cell.show(1.0)
+    cell.say(Phase.BEFORE, "aborted")
+    cell.say(Phase.ABORTED, "aborted")
+    for number in range(12):
+        cell.say(Phase.BEFORE, f"grasp {number}")
+    assert len(cell.attempts.under_way) == 8
+    cell.show(31.0)
+    assert cell.attempts.under_way == []
+    assert cell.attempts.discarded == {"aborted": 1, "never ended": 12}
+
+
+def test_a_clock_that_jumps_back_drops_what_is_under_way():
+    cell = Cell()
+    cell.show(1.0)
+    cell.say(Phase.BEFORE)
+    cell.now -= 50 * SECOND
+    cell.show(1.0)
+    assert cell.attempts.discarded == {"the clock jumped back": 1}
+    grasp(cell)
+    cell.say(Phase.AFTER)
+    cell.show(1.5)
+    assert len(cell.finished()) == 1
+
+
+def test_a_gripper_alone_is_enough():
+    cell = Cell()
+    cell.show(1.0)
+    cell.show(0.8, arm=150, moving=True)
+    cell.attempts.gripper_closed("g", cell.now)
+    cell.show(0.5, arm=90)
+    cell.items = (2, 3)
+    cell.show(0.3, arm=90, moving=True)
+    cell.attempts.gripper_opened("g", cell.now)
+    cell.show(0.3, arm=60)
+    cell.show(1.5)
+    (found,) = cell.finished()
+    assert found.grasp.outcome == Outcome.UNKNOWN
+    assert np.abs(found.before.frame.image.astype(int) - picture(1, 2, 3).image).max() < 40
+    assert np.abs(found.after.frame.image.astype(int) - picture(2, 3).image).max() < 40
+
+
+def test_a_gripper_closes_once_however_its_reading_shakes():
+    width = Gripper(0.5, 0.1, closed_below=True)
+    readings = [0.9, 0.8, 0.52, 0.49, 0.51, 0.48, float("nan"), 0.55, 0.58, 0.62, 0.9, 0.3]
+    turns = [width.update(value) for value in readings]
+    assert [(k, turn) for k, turn in enumerate(turns) if turn is not None] == [
+        (3, True),
+        (9, False),
+        (11, True),
+    ]
+    vacuum = Gripper(-0.5, 0.0, closed_below=False)
+    assert [vacuum.update(v) for v in (-0.9, -0.4, -0.9)] == [None, True, False]
+
+
+def test_motion_is_seen_and_exposure_is_not():
+    still, other = measure(picture(1, 2, 3)), measure(picture(1, 2, 3, seed=1))
+    assert changed(still, other) < 0.004
+    brighter = np.clip(picture(1, 2, 3, seed=2).image * 1.15, 0, 255).astype(np.uint8)
+    assert changed(still, measure(Frame(brighter))) < 0.004
+    assert changed(still, measure(picture(1, 2, 3, seed=1, moved=(4, 4)))) > 0.004
+    assert rim_changed(still, measure(picture(1, 2, 3, seed=1, moved=(4, 4)))) == 0
+
+
+def test_the_buffer_is_bounded_and_keeps_frames_with_predictions():
+    buffer = FrameBuffer(5.0, 0.5)
+    frame = picture(1)
+    for number in range(300):
+        buffer.add(replace(frame, stamp=number * SECOND // 30))
+        if number == 200:
+            buffer.attach(frame_stamp := 199 * SECOND // 30, from_label_map(label_map(1)), "m")
+    assert 30 <= len(buffer) < 45
+    assert any(s.stamp == frame_stamp and s.instances is not None for s in buffer.between(0, 10 * SECOND))
+    assert not buffer.attach(frame_stamp, from_label_map(np.zeros((5, 5), np.uint16)), "m")
