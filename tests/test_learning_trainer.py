@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pycocotools import mask as coco_mask
-from tiny import tiny_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import shake, tiny_config
+from tiny_data import Recorder, configure, write_data
 from torch import nn
 
-from rise_perception.data.images import write_image
 from rise_perception.errors import DataError, ModelError
-from rise_perception.learning.batches import Batch
-from rise_perception.learning.config import DataConfig, OptimisationConfig, TrainConfig
+from rise_perception.learning import trainer as trainer_module
+from rise_perception.learning.batches import Scenes, training_loader
+from rise_perception.learning.config import OptimisationConfig, SequenceConfig, TrainConfig
+from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
 from rise_perception.learning.trainer import (
     CHECKPOINT,
     HISTORY,
+    TENSORBOARD,
     MovingAverage,
     Trainer,
     make_optimiser,
@@ -29,87 +32,56 @@ from rise_perception.learning.trainer import (
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.rise import RiseNetwork
 
-RECTANGLES = [[(8, 10, 40, 30), (50, 20, 86, 56)], [(20, 6, 80, 24), (10, 34, 44, 60)]]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two images of two coloured rectangles each, as a COCO data set."""
-    folder = tmp_path_factory.mktemp("data")
-    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
-    for index, rectangles in enumerate(RECTANGLES):
-        image = np.full((64, 96, 3), 90, np.uint8)
-        depth = np.full((64, 96), 1000, np.uint16)
-        for x0, y0, x1, y1 in rectangles:
-            mask = np.zeros((64, 96), np.uint8, order="F")
-            mask[y0:y1, x0:x1] = 1
-            image[mask > 0] = (200, 40 + y0 * 3, x0)
-            depth[mask > 0] = 800
-            rle = coco_mask.encode(mask)
-            content["annotations"].append(
-                {
-                    "image_id": index,
-                    "category_id": 1,
-                    "segmentation": {"size": [64, 96], "counts": rle["counts"].decode()},
-                }
-            )
-        write_image(folder / f"images/{index}.png", image)
-        write_image(folder / f"depth/{index}.png", depth)
-        content["images"].append({"id": index, "file_name": f"{index}.png", "depth_file": f"{index}.png"})
-    (folder / "train.json").write_text(json.dumps(content))
-    return folder / "train.json"
+    return write_data(tmp_path_factory.mktemp("data"), [0, 1])
 
 
-def configure(
-    data: Path, out: Path, network: dict[str, Any] | None = None, **optimisation: Any
-) -> TrainConfig:
-    shape: dict[str, Any] = {
-        "classes": ("object",),
-        "containers": (),
-        "query_selection": "dense",
-        "mask_stride": 4,
+@pytest.fixture(scope="module")
+def more(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two further images, for which no label is read."""
+    return write_data(tmp_path_factory.mktemp("more"), [2, 3])
+
+
+def semi(data: Path, more: Path, out: Path, teacher: str = "student", **changes: Any) -> TrainConfig:
+    """Everything on: pasting, pseudo-labels from the start, augmentation, dropout."""
+    sections = {
+        "self_supervision": SelfSupervisionConfig(
+            "threshold", (0.0, 0.0), teacher=teacher, mask_threshold=0.45
+        ),
+        "sequences": SequenceConfig(objects=3, bank=4),
     }
-    steps = {"iterations": 6, "batch": 2, "learning_rate": 1e-3, "backbone_factor": 1.0, "clip": 1.0}
-    return TrainConfig(
-        name="tiny",
-        out=str(out),
-        data=DataConfig((str(data),), augmentation=0.0, scale=(1.0, 1.0), rotation=0.0, workers=0),
-        network=tiny_config(**(shape | (network or {}))),
-        optimisation=OptimisationConfig(**(steps | {"save_every": 3, "threads": 1} | optimisation)),
-    )
+    images = {"unlabelled": (str(more),), "augmentation": 1.0, "scale": (0.8, 1.3), "rotation": 8.0}
+    images |= changes.pop("images", {})
+    network = {"dropout": 0.1} | changes.pop("network", {})
+    return configure(data, out, network, images, sections, **({"average": 0.9} | changes))
 
 
-class Recorder(Trainer):
-    """Notes the losses of every step; dies before step ``dies_at``."""
-
-    dies_at = -1
-
-    def step(self, batch: Batch) -> dict[str, float]:
-        if self.iteration == self.dies_at:
-            raise KeyboardInterrupt
-        losses = super().step(batch)
-        self.__dict__.setdefault("steps", {})[self.iteration] = losses
-        return losses
-
-
-def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "dies_at"), [("student", 5), ("average", 4)])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    data: Path, more: Path, tmp_path: Path, teacher: str, dies_at: int
+) -> None:
+    """With unlabelled images, pasting and a bank that moves on, whoever the teacher is."""
 
     def trainer(name: str) -> Recorder:
-        config = configure(data, tmp_path / name, {"dropout": 0.1}, average=0.9)
         # With the data in another process, nothing but the step itself seeds the dropout.
-        return Recorder(dataclasses.replace(config, data=dataclasses.replace(config.data, workers=1)), "t")
+        return Recorder(semi(data, more, tmp_path / name, teacher, images={"workers": 1}), "t")
 
     whole = trainer("whole")
     whole.run()
     killed = trainer("killed")
-    killed.dies_at = 5
+    killed.dies_at = dies_at
     with pytest.raises(KeyboardInterrupt):
         killed.run()
-    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [CHECKPOINT, HISTORY]
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [CHECKPOINT, HISTORY, TENSORBOARD]
     resumed = trainer("killed")
     assert resumed.iteration == 3
     resumed.run()
     assert sorted(resumed.steps) == [3, 4, 5]
+    assert any(losses["unlabelled"] > 0 for losses in resumed.steps.values())
     for iteration, losses in resumed.steps.items():
         for name, value in losses.items():
             assert value == pytest.approx(whole.steps[iteration][name], rel=1e-3, abs=1e-6), (iteration, name)
@@ -121,6 +93,82 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(data: Path, tmp_path: Path)
     assert all(np.isfinite(list(line.values())).all() for line in lines)
 
 
+def test_tensorboard_holds_each_loss_once_also_after_a_kill(
+    data: Path, more: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 1)
+    killed = Recorder(semi(data, more, tmp_path), "t")
+    killed.dies_at = 5
+    with pytest.raises(KeyboardInterrupt):
+        killed.run()
+    resumed = Recorder(semi(data, more, tmp_path), "t")
+    resumed.run()
+    log = EventAccumulator(str(tmp_path / TENSORBOARD))
+    log.Reload()
+    names = {f"loss/{n}" for n in ("classes", "boxes", "masks", "unlabelled", "embeddings", "total")}
+    names |= {"optimisation/rate", "optimisation/norm", "seconds/step", "seconds/waiting_for_data"}
+    names |= {"pseudo_labels/per_image", "pseudo_labels/class_threshold"}
+    assert set(log.Tags()["scalars"]) == names
+    for name in names:
+        assert [e.step for e in log.Scalars(name)] == [1, 2, 3, 4, 5, 6], name
+    steps = killed.steps | resumed.steps
+    for event in log.Scalars("loss/total"):
+        assert event.value == pytest.approx(steps[event.step - 1]["total"], rel=1e-5)
+
+
+def gradients_of(config: TrainConfig) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Losses and gradients of the first batch."""
+    trainer = Trainer(config, "t")
+    shake(trainer.network, 0.02)
+    torch.manual_seed(0)
+    losses, _ = trainer.losses(next(iter(training_loader(Scenes(config), 0))))
+    losses["total"].backward()
+    assert all(t.dtype == torch.float32 for t in losses.values())
+    return losses, {n: p.grad for n, p in trainer.network.named_parameters() if p.grad is not None}
+
+
+def test_bf16_is_close_to_fp32_and_reaches_the_same_weights(data: Path, more: Path, tmp_path: Path) -> None:
+    """Also where the student itself predicts the pseudo-labels, without gradient, just before."""
+    results = {}
+    for precision in ("fp32", "bf16"):
+        config = semi(data, more, tmp_path / precision, network={"dropout": 0.0}, precision=precision)
+        results[precision] = gradients_of(config)
+    (losses, gradients), (half_losses, half_gradients) = results["fp32"], results["bf16"]
+    assert losses["unlabelled"] > 0
+    for name in ("classes", "boxes", "masks", "embeddings"):
+        assert half_losses[name].item() == pytest.approx(losses[name].item(), rel=0.05, abs=0.02), name
+    assert half_losses["total"] != losses["total"]  # it was not fp32
+    assert half_gradients.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        if gradient.abs().sum() > 0:
+            assert half_gradients[name].abs().sum() > 0, name
+    one, other = (torch.cat([g.flatten() for g in part.values()]) for part in (gradients, half_gradients))
+    assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9
+    assert Trainer(semi(data, more, tmp_path / "run", iterations=2, precision="bf16"), "t").run()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_or_is_left_out(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """The message is the error's own, whichever process met it."""
+    broken = write_data(tmp_path / "data", [0, 1, 2])
+    (tmp_path / "data/images/1.png").write_bytes(b"no picture")
+
+    def trainer(what: str) -> Trainer:
+        return Trainer(configure(broken, tmp_path / what, images={"broken": what, "workers": workers}), "t")
+
+    with pytest.raises(DataError, match=r"1\.png") as error:
+        trainer("stop").run()
+    assert "Traceback" not in str(error.value)
+    assert str(error.value).count("\n") == 0
+    capfd.readouterr()
+    trainer("skip").run()
+    lines = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert "1.png" in lines[0]
+
+
 def test_a_finished_run_writes_its_model_again_and_trains_no_more(data: Path, tmp_path: Path) -> None:
     first = Trainer(configure(data, tmp_path, iterations=3), "rise train x.yaml", revision="abc").run()
     again = Recorder(configure(data, tmp_path, iterations=3), "rise train x.yaml", revision="abc")
@@ -128,7 +176,7 @@ def test_a_finished_run_writes_its_model_again_and_trains_no_more(data: Path, tm
     assert not hasattr(again, "steps")
     _, card = load_model(tmp_path)
     assert (card.name, card.command, card.git_revision) == ("tiny", "rise train x.yaml", "abc")
-    for part in (str(data), "3 iterations of 2 images", "seed 0"):
+    for part in (str(data), "3 iterations of 2 views", "seed 0"):
         assert part in card.data
 
 

@@ -142,5 +142,5 @@ class Recorder(Trainer):
             raise KeyboardInterrupt
         iteration = self.iteration
         losses = super().step(batch)
-        self.__dict__.setdefault("steps", {})[iteration] = losses
+        self.__dict__.setdefault("steps", {})[iteration] = dict(losses)
         return losses

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.letterbox import Letterbox
 from rise_perception.data.sources import ImageSource, open_labelled, open_unlabelled
-from rise_perception.errors import DataError
+from rise_perception.errors import DataError, RiseError
 from rise_perception.learning.augmentation import GeometricAugmentation
 from rise_perception.learning.bank import InstanceBank, SeededBank
 from rise_perception.learning.boxes import masks_to_boxes
@@ -307,3 +307,11 @@ def training_loader(scenes: Scenes, start: int) -> DataLoader[Batch]:
 def _one_thread(worker: int) -> None:
     # The workers share the cores with the step; their operations are small.
     torch.set_num_threads(1)
+
+
+def with_plain_errors(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The batches of a loader, whose workers' errors come without the traceback that it puts around them."""
+    try:
+        yield from loader
+    except RiseError as error:
+        raise type(error)(str(error).rsplit(f"{type(error).__name__}: ", 1)[-1].rstrip()) from error

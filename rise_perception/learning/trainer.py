@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from rise_perception.data.coco import CocoDataset
 from rise_perception.errors import ModelError
-from rise_perception.learning.batches import Batch, Scenes, training_loader
+from rise_perception.learning.batches import Batch, Scenes, training_loader, with_plain_errors
 from rise_perception.learning.config import OptimisationConfig, TrainConfig
 from rise_perception.learning.distributed import (
     average_gradients,
@@ -84,14 +84,15 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         self.network.train()
         first = rank() == 0
-        log = SummaryWriter(self.out / TENSORBOARD, purge_step=self.iteration) if first else None
+        # What a killed run logged after its last checkpoint is logged again.
+        log = SummaryWriter(self.out / TENSORBOARD, purge_step=self.iteration + 1) if first else None
         recent: dict[str, float] = {}
         waited = time.perf_counter()
         with tqdm(
             total=steps.iterations, initial=self.iteration, unit="it", file=sys.stderr, mininterval=2,
             disable=not first,
         ) as bar:  # fmt: skip
-            for batch in loader:
+            for batch in with_plain_errors(loader):
                 begun = time.perf_counter()
                 values = self.step(batch)
                 ended = time.perf_counter()
@@ -105,6 +106,8 @@ class Trainer:
                         log.add_scalar(name if "/" in name else f"loss/{name}", value, self.iteration)
                 if self.iteration % steps.save_every == 0 or self.iteration == steps.iterations:
                     self.save(recent)
+                    if log:
+                        log.flush()
                 waited = time.perf_counter()
         if log:
             log.close()
@@ -155,8 +158,11 @@ class Trainer:
             losses attached to the graph, and what TensorBoard shows beside them.
         """
         steps = self.config.optimisation
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=steps.precision == "bf16"):
+        half = steps.precision == "bf16"
+        # Each in its own: weights that autocast converts without gradient must not serve the student too.
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             pseudo = self.pseudo_labels(batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             outputs = self.network(batch.images, batch.padding)
             losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, self.config.loss)
         values = {}
