@@ -75,6 +75,7 @@ def sample_by_rows(value: Tensor, shapes: LevelShapes, locations: Tensor, weight
     x, y = fraction[..., 0], fraction[..., 1]
     low, high = weights * (1.0 - y), weights * y
     corner_weights = torch.stack([low * (1.0 - x), low * x, high * (1.0 - x), high * x], -1)
+    table = table.to(corner_weights.dtype)  # under autocast, half precision and single
     bags = batch * locations.shape[1] * heads
     summed = F.embedding_bag(
         indices.view(bags, -1), table, per_sample_weights=corner_weights.view(bags, -1), mode="sum"
