@@ -162,7 +162,7 @@ def create(venv: Path, sourced: bool) -> None:
 
 def install_packages(venv: Path, sourced: bool) -> None:
     """The package itself (editable) with everything it needs, versions as in setup.cfg."""
-    extras = "sim,dev" if sourced else "sim,dev,ros"
+    extras = "sim,deploy,dev" if sourced else "sim,deploy,dev,ros"
     # A distribution's rclpy and cv_bridge are compiled against its NumPy: 1.x must not become 2.x.
     probe = [sys.executable, "-c", "import numpy; print(numpy.__version__)"]
     system_numpy = subprocess.run(probe, capture_output=True, text=True).stdout if sourced else ""

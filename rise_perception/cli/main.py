@@ -14,7 +14,19 @@ from typing import Any
 import rise_perception
 from rise_perception.errors import RiseError
 
-COMMANDS = ("predict", "replay", "eval", "train", "show-batch", "split", "scenes", "info", "bench", "demo")
+COMMANDS = (
+    "predict",
+    "replay",
+    "eval",
+    "train",
+    "show-batch",
+    "split",
+    "scenes",
+    "info",
+    "export",
+    "bench",
+    "demo",
+)
 MODULES = {"eval": "evaluate", "show-batch": "show_batch"}  # where the module's name is not the command's
 FAILED, INTERRUPTED = 2, 130
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 #: Height and width of each feature level, as Python integers so that they are constants in an export.
 LevelShapes = list[tuple[int, int]]
+#: (value, shapes, locations, weights) -> samples, as :func:`sample_by_grid`.
+Sampler = Callable[[Tensor, LevelShapes, Tensor, Tensor], Tensor]
 
 
 def sample_by_grid(value: Tensor, shapes: LevelShapes, locations: Tensor, weights: Tensor) -> Tensor:
@@ -96,7 +99,7 @@ class DeformableAttention(nn.Module):
         super().__init__()
         self.heads, self.levels, self.points = heads, levels, points
         #: How the memory is sampled; an export sets :func:`sample_by_grid`.
-        self.sample = sample_levels
+        self.sample: Sampler = sample_levels
         self.sampling_offsets = nn.Linear(width, heads * levels * points * 2)
         self.attention_weights = nn.Linear(width, heads * levels * points)
         self.value_proj = nn.Linear(width, width)

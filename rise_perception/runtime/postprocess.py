@@ -75,13 +75,21 @@ def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
         outputs: outputs with B = 1.
         threshold: the lowest class probability, in [0, 1].
     """
-    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
     probability, classes = outputs.logits[0].float().sigmoid().max(-1)
     boxes = outputs.boxes[0].float()
     likely = (probability >= threshold).nonzero()[:, 0]
     corners = box_convert(boxes[likely], "cxcywh", "xyxy")
     query = likely[batched_nms(corners, probability[likely], classes[likely], SAME_BOX_IOU)[:TOP_K]]
+    return draw_chosen(outputs, query)
+
+
+@torch.inference_mode()
+def draw_chosen(outputs: QueryOutputs, query: torch.Tensor) -> Drawn:
+    """Draw the queries (M,) int64 of outputs with B = 1."""
+    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
     assert outputs.masks is not None  # only auxiliary outputs have none
+    probability, classes = outputs.logits[0].float().sigmoid().max(-1)
+    boxes = outputs.boxes[0].float()
     masks = outputs.masks(torch.zeros_like(query), query)
     parts = (
         probability[query],
@@ -91,6 +99,15 @@ def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
         masks.float(),
     )
     return Drawn(*(part.cpu().numpy() for part in parts))
+
+
+def thin_out(drawn: Drawn, threshold: float) -> Drawn:
+    """What :func:`draw_queries` would have chosen of queries that are drawn already."""
+    likely = np.flatnonzero(drawn.probability >= threshold)
+    corners = box_convert(torch.from_numpy(drawn.boxes[likely]), "cxcywh", "xyxy")
+    probability, classes = (torch.from_numpy(part[likely]) for part in (drawn.probability, drawn.classes))
+    kept = likely[batched_nms(corners, probability, classes, SAME_BOX_IOU)[:TOP_K].numpy()]
+    return Drawn(*(part[kept] for part in drawn))
 
 
 def to_instances(drawn: Drawn, letterbox: Letterbox, network: NetworkConfig, threshold: float) -> Instances:

@@ -1,0 +1,106 @@
+"""ONNX Runtime on the CPU, on CUDA, or through its TensorRT provider."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rise_perception.export.module import OUTPUTS
+from rise_perception.runtime.postprocess import Drawn
+from rise_perception.runtime.runner import EngineError, Progress, RuntimeUnavailableError, processor
+from rise_perception.runtime.threads import cpu_threads
+
+#: ONNX Runtime's providers by our device; each leaves nodes that it lacks to the next.
+PROVIDERS = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+
+
+def package() -> Any:
+    """The package onnxruntime.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            "runtime 'onnxruntime' is not installed; pip install onnxruntime (onnxruntime-gpu for CUDA)"
+        ) from error
+    return onnxruntime
+
+
+class OnnxRuntime:
+    """Runs graphs as they are; see :class:`rise_perception.runtime.runner.Runtime`.
+
+    Args:
+        device: a key of :data:`PROVIDERS`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self.name = "onnxruntime" if device == "cpu" else f"onnxruntime-{device}"
+        # Its CPU kernels lack BF16, and cast FP16 up at every node.
+        self.precisions: tuple[str, ...] = ("fp32",) if device == "cpu" else ("fp32", "fp16")
+
+    def identity(self) -> dict[str, str]:
+        """Version and processor."""
+        self.check("fp32")
+        return {"onnxruntime": package().__version__, "processor": processor()}
+
+    def check(self, precision: str) -> None:
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
+        provider, available = PROVIDERS[self._device][0], package().get_available_providers()
+        if provider not in available:
+            raise RuntimeUnavailableError(
+                f"this onnxruntime has no {provider}, only {', '.join(available)}; pip install "
+                "onnxruntime-gpu on a machine with an NVIDIA GPU, or use runtime onnxruntime"
+            )
+
+    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
+        """The graph itself: a session optimises it in seconds."""
+        self.load(graph, precision)
+        return graph
+
+    def load(self, engine: bytes, precision: str) -> OnnxRuntimeRunner:
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
+        self.check(precision)
+        return OnnxRuntimeRunner(engine, precision, self._device)
+
+
+class OnnxRuntimeRunner:
+    """A session on an ONNX graph.
+
+    Args:
+        graph: the ONNX file's content.
+        precision: of the graph.
+        device: a key of :data:`PROVIDERS`.
+
+    Raises:
+        EngineError: the graph is refused.
+    """
+
+    def __init__(self, graph: bytes, precision: str, device: str = "cpu") -> None:
+        ort = package()
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = cpu_threads()
+        settings.log_severity_level = 4  # what is fatal is raised
+        # Spinning threads would take the cores from camera and robot between two frames.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(graph, settings, providers=PROVIDERS[device])
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base
+            raise EngineError(f"onnxruntime refuses the graph: {error}") from error
+        names = {output.name for output in self._session.get_outputs()}
+        if not names >= set(OUTPUTS):
+            raise EngineError(f"the graph's outputs are {sorted(names)}, not {OUTPUTS}; use `rise export`")
+        self.name = "onnxruntime" if device == "cpu" else f"onnxruntime-{device}"
+        self.precision = precision
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+        """See :class:`rise_perception.runtime.runner.Runner`."""
+        return Drawn(*self._session.run(list(OUTPUTS), feeds))
