@@ -182,12 +182,13 @@ def test_a_finished_run_writes_its_model_again_and_trains_no_more(data: Path, tm
 
 @pytest.mark.slow
 def test_it_overfits_two_images(data: Path, tmp_path: Path) -> None:
-    """Classes, boxes and masks of two images are learned within 50 steps."""
-    trainer = Recorder(configure(data, tmp_path, iterations=50, learning_rate=3e-3), "t")
+    """Classes, boxes and masks of two images are learned within 60 steps, though each step sees them moved a little."""
+    alone = {"sequences": SequenceConfig(objects=0)}
+    trainer = Recorder(configure(data, tmp_path, sections=alone, iterations=60, learning_rate=3e-3), "t")
     trainer.run()
     steps = list(trainer.steps.values())
     assert np.isfinite([list(losses.values()) for losses in steps]).all()
-    for name, share in (("total", 0.5), ("boxes", 0.6), ("masks", 0.25)):
+    for name, share in (("total", 0.5), ("boxes", 0.6), ("masks", 0.5)):
         assert np.mean([losses[name] for losses in steps[-5:]]) < share * steps[0][name], name
 
 
