@@ -182,7 +182,7 @@ def test_a_finished_run_writes_its_model_again_and_trains_no_more(data: Path, tm
 
 @pytest.mark.slow
 def test_it_overfits_two_images(data: Path, tmp_path: Path) -> None:
-    """Classes, boxes and masks of two images are learned within 60 steps, though each step sees them moved a little."""
+    """Classes, boxes and masks are learned within 60 steps, though each shows them moved a little."""
     alone = {"sequences": SequenceConfig(objects=0)}
     trainer = Recorder(configure(data, tmp_path, sections=alone, iterations=60, learning_rate=3e-3), "t")
     trainer.run()
