@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from rise_perception.data.letterbox import Letterbox
-from rise_perception.errors import ModelError
+from rise_perception.errors import ModelError, RiseError
 from rise_perception.frame import check_depth, check_image
 from rise_perception.instances import Instances
-from rise_perception.network.checkpoint import CARD, load_model
-from rise_perception.network.inputs import make_input
+from rise_perception.network.checkpoint import CARD, read_card
 from rise_perception.resources import find
 from rise_perception.runtime.device import choose_device
-from rise_perception.runtime.postprocess import draw_queries, to_instances
+from rise_perception.runtime.served_model import EngineSettings, ServedModel
 
 #: The pair that serves ``auto``: with depth the first, without the second.
 AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
@@ -32,23 +30,38 @@ class Segmenter:
     >>> instances = segmenter(image, depth)     # depth (H, W) float32 metres, 0 = none
 
     Attributes:
-        version: name and checksum of the model; of both, joined by "+", for a pair.
         class_names: names of the classes.
         last_timing: milliseconds of the last call: ``preprocess``, ``network``, ``postprocess``.
         last_model: version of the model that served the last call.
+        last_runtime: runtime and precision that served it.
     """
 
-    def __init__(self, colour: _Model | None, depth: _Model | None) -> None:
+    def __init__(self, colour: ServedModel | None, depth: ServedModel | None) -> None:
         self._colour, self._depth = colour, depth
-        models = [m for m in (depth, colour) if m is not None]
-        self.version = "+".join(m.card.version for m in models)
-        self.class_names: tuple[str, ...] = models[0].card.network.classes
+        self.class_names: tuple[str, ...] = self.models[0].card.network.classes
         self.last_timing: dict[str, float] = {}
         self.last_model = ""
+        self.last_runtime = ""
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """The model for depth and the one for colour alone, those that there are."""
+        return [model for model in (self._depth, self._colour) if model is not None]
+
+    @property
+    def version(self) -> str:
+        """Name and checksum of the model; of both, joined by "+", for a pair."""
+        return "+".join(model.card.version for model in self.models)
 
     @classmethod
     def load(
-        cls, model: str | Path = "auto", device: str = "auto", score_threshold: float | None = None
+        cls,
+        model: str | Path = "auto",
+        device: str = "auto",
+        score_threshold: float | None = None,
+        runtime: str = "torch",
+        precision: str = "fp32",
+        engine_dir: str | Path | None = None,
     ) -> Segmenter:
         """Load a model.
 
@@ -57,16 +70,22 @@ class Segmenter:
                 ``auto``, the shipped pair: the RGB-D model where depth comes in, the RGB model elsewhere.
             device: ``auto``, ``cpu``, ``cuda``, ...
             score_threshold: instances that score below are dropped; None takes the card's.
+            runtime: ``torch``, ``auto`` (whichever is fastest here) or another of
+                :data:`rise_perception.runtime.engines.NAMES`. Its engine is built in the background for
+                the size of the images that come; torch serves until it is there, and wherever it fails.
+            precision: of the engine.
+            engine_dir: where engines are kept; None is the user's cache.
 
         Raises:
             ModelError: no such model, or its files are damaged or contradict each other.
             ConfigError: the device cannot be used.
         """
         device = choose_device(device)
+        settings = EngineSettings(runtime, precision, None if engine_dir is None else Path(engine_dir))
         names = [AUTO_DEPTH, AUTO_COLOUR] if str(model) == "auto" else [model]
         colour = depth = None
         for name in names:
-            loaded = _Model(find_model(name), device, score_threshold)
+            loaded = ServedModel(find_model(name), device, score_threshold, settings)
             if loaded.uses_depth:
                 depth = loaded
             else:
@@ -110,45 +129,68 @@ class Segmenter:
                 "valid); give depth, or use an RGB model or 'auto'"
             )
         instances, self.last_timing = model(image, depth if model.uses_depth else None)
-        self.last_model = model.card.version
+        self.last_model, self.last_runtime = model.card.version, model.serving
         return instances
 
+    def warm_up(self) -> None:
+        """Run every network once, so that the first image is not slower than the others."""
+        for model in self.models:
+            model.warm_up()
 
-class _Model:
-    """One network on one device."""
+    def wait_for_engines(self, timeout: float | None = None) -> None:
+        """Until no engine is being built, or for ``timeout`` seconds."""
+        for model in self.models:
+            model.wait(timeout)
 
-    def __init__(self, folder: Path, device: str, score_threshold: float | None) -> None:
-        network, self.card = load_model(folder, device)
-        self.network = network.to(memory_format=torch.channels_last)
-        self.device = torch.device(device)
-        self.threshold = self.card.score_threshold if score_threshold is None else score_threshold
+    def close(self) -> None:
+        """End what runs in the background."""
+        for model in self.models:
+            model.close()
 
-    @property
-    def uses_depth(self) -> bool:
-        return self.card.network.input == "rgbd"
+    def swap(self, folder: str | Path, done: Callable[[str], None] | None = None) -> threading.Thread:
+        """Replace the model of the same input by new weights, between two images and without losing one.
 
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[Instances, dict[str, float]]:
-        start = time.perf_counter()
-        config = self.card.network
-        letterbox = Letterbox(image.shape[:2], config.image_size)
-        fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
-        array = make_input(letterbox.fit(image), fitted, config.input)
-        images = torch.from_numpy(array)[None].to(self.device, memory_format=torch.channels_last)
-        mask = letterbox.padding()
-        padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
-        prepared = time.perf_counter()
-        drawn = draw_queries(
-            self.network(images, padding), self.threshold
-        )  # ends on the CPU: nothing to wait for
-        predicted = time.perf_counter()
-        instances = to_instances(drawn, letterbox, config, self.threshold)
-        done = time.perf_counter()
-        return instances, {
-            "preprocess": (prepared - start) * 1e3,
-            "network": (predicted - prepared) * 1e3,
-            "postprocess": (done - predicted) * 1e3,
-        }
+        In the background the new model is loaded and, where an engine serves, one is refitted or built for
+        it and compared with torch. Then the new model serves; with torch, if its engine is not as it should
+        be. Weights that cannot be loaded leave everything as it is.
+
+        Args:
+            folder: of the new model.
+            done: told why it did not work out, or an empty text when it did.
+        """
+
+        def work() -> None:
+            try:
+                problem = self._swap(find_model(folder))
+            except RiseError as error:
+                problem = str(error)
+            if done is not None:
+                done(problem)
+
+        thread = threading.Thread(target=work, name="model swap", daemon=True)
+        thread.start()
+        return thread
+
+    def _swap(self, folder: Path) -> str:
+        card = read_card(folder)
+        old = self._depth if card.network.input == "rgbd" else self._colour
+        if old is None or card.network.classes != old.card.network.classes:
+            classes = ", ".join(self.class_names)
+            raise ModelError(
+                f"model {card.version} (input {card.network.input}, classes "
+                f"{', '.join(card.network.classes)}) cannot replace {self.version} (classes {classes})"
+            )
+        new = ServedModel(folder, str(old.device), None, old.settings)
+        if old.threshold != old.card.score_threshold:  # given by the user, not by the card
+            new.threshold = old.threshold
+        if (size := old.engine_size) is not None:
+            new.prepare(size)
+        if new.uses_depth:
+            self._depth = new
+        else:
+            self._colour = new
+        old.close()
+        return new.fallback
 
 
 def find_model(model: str | Path) -> Path:

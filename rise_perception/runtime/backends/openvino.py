@@ -1,0 +1,100 @@
+"""OpenVINO on the CPU; an engine is its compiled model, which another version or processor cannot read."""
+
+from __future__ import annotations
+
+import io
+import platform
+from typing import Any
+
+import numpy as np
+
+from rise_perception.export.module import OUTPUTS
+from rise_perception.runtime.postprocess import Drawn
+from rise_perception.runtime.runner import EngineError, Progress, RuntimeUnavailableError, processor
+from rise_perception.runtime.threads import cpu_threads
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+def package() -> Any:
+    """The package openvino.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeUnavailableError("runtime 'openvino' is not installed; pip install openvino") from error
+    return openvino
+
+
+class OpenVino:
+    """Builds and loads OpenVINO engines; see :class:`rise_perception.runtime.runner.Runtime`."""
+
+    name = "openvino"
+    precisions: tuple[str, ...] = ("fp32", "bf16")
+
+    def identity(self) -> dict[str, str]:
+        """Version, processor and threads: what a compiled model depends on."""
+        return {
+            "openvino": package().__version__,
+            "processor": processor(),
+            "system": platform.platform(),
+            "threads": str(cpu_threads()),
+        }
+
+    def check(self, precision: str) -> None:
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
+        core = package().Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise RuntimeUnavailableError(
+                f"openvino computes no BF16 on this processor ({processor()}); use fp32"
+            )
+
+    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
+        self.check(precision)
+        openvino = package()
+        settings = {
+            "INFERENCE_NUM_THREADS": cpu_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        }
+        try:
+            core = openvino.Core()
+            compiled = core.compile_model(core.read_model(io.BytesIO(graph)), "CPU", settings)
+            stream = io.BytesIO()
+            compiled.export_model(stream)
+        except RuntimeError as error:
+            raise EngineError(f"openvino cannot compile the graph: {error}") from error
+        return stream.getvalue()
+
+    def load(self, engine: bytes, precision: str) -> OpenVinoRunner:
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
+        openvino = package()
+        try:
+            compiled = openvino.Core().import_model(
+                io.BytesIO(engine), "CPU", {"INFERENCE_NUM_THREADS": cpu_threads()}
+            )
+            names = {name for output in compiled.outputs for name in output.get_names()}
+        except RuntimeError as error:
+            raise EngineError(f"openvino refuses the engine: {error}") from error
+        if not names >= set(OUTPUTS):
+            raise EngineError(f"the engine's outputs are {sorted(names)}, not {OUTPUTS}")
+        return OpenVinoRunner(compiled, precision)
+
+
+class OpenVinoRunner:
+    """A compiled model and its one request."""
+
+    name = "openvino"
+
+    def __init__(self, compiled: Any, precision: str) -> None:
+        self.precision = precision
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+        """See :class:`rise_perception.runtime.runner.Runner`."""
+        results = self._request.infer(feeds)
+        return Drawn(*(np.array(results[name]) for name in OUTPUTS))

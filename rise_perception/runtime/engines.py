@@ -1,0 +1,245 @@
+"""From a model to a checked runner of any runtime, through the engine cache."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+import rise_perception
+from rise_perception.errors import ConfigError
+from rise_perception.export.check import Parity, ParityError, compare, limits_of, reference
+from rise_perception.export.feeds import feeds_of, stored_frames
+from rise_perception.export.onnx_file import check_graph, export_graph
+from rise_perception.export.spec import ExportSpec
+from rise_perception.frame import Frame
+from rise_perception.network.checkpoint import ModelCard
+from rise_perception.runtime.backends.onnxruntime import OnnxRuntime
+from rise_perception.runtime.backends.openvino import OpenVino
+from rise_perception.runtime.backends.tensorrt import TensorRT
+from rise_perception.runtime.backends.torch import MODES, TorchRunner
+from rise_perception.runtime.engine_cache import EngineCache
+from rise_perception.runtime.runner import EngineError, Progress, Runner, Runtime, RuntimeUnavailableError
+
+#: Runtimes that serve exported graphs, by the name that a user gives.
+RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime
+    for runtime in (
+        OnnxRuntime("cpu"),
+        OnnxRuntime("cuda"),
+        OnnxRuntime("tensorrt"),
+        OpenVino(),
+        TensorRT(),
+    )
+}
+#: Everything that may be named; ``torch`` needs no engine, ``auto`` is whichever is fastest here.
+NAMES = ("auto", "torch", *MODES, *RUNTIMES)
+#: Frames of the shipped recording that parity and speed are measured on.
+FRAMES = 3
+TIMED_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine that passed its check.
+
+    Attributes:
+        runner: ready to run.
+        spec: what it was made for.
+        path: in the engine cache; empty for torch.
+        from_cache: nothing had to be built.
+        parity: against torch, measured just now.
+    """
+
+    runner: Runner
+    spec: ExportSpec
+    path: str
+    from_cache: bool
+    parity: Parity
+
+
+def check_name(runtime: str) -> None:
+    """Refuse names that are not in :data:`NAMES`.
+
+    Raises:
+        ConfigError: unknown runtime.
+    """
+    if runtime not in NAMES:
+        raise ConfigError(f"runtime {runtime!r} is unknown; there are {', '.join(NAMES)}")
+
+
+def build_engine(
+    network: nn.Module,
+    card: ModelCard,
+    spec: ExportSpec,
+    runtime: str,
+    cache: EngineCache,
+    progress: Progress = lambda stage, share: None,
+    device: str = "cpu",
+) -> Built:
+    """Load the engine from the cache, or export and build it; either way compare it with torch.
+
+    Args:
+        network: as it was loaded, in FP32.
+        card: of the network.
+        spec: shapes and precision.
+        runtime: one of :data:`NAMES` but ``auto`` and ``torch``.
+        cache: where graphs and engines are kept.
+        progress: told the stages ``export``, ``build``, ``load``, ``check``.
+        device: for torch's own modes.
+
+    Raises:
+        RuntimeUnavailableError: the runtime cannot run here, or not in this precision.
+        EngineError: it cannot build or run the network.
+        ParityError: it does, but its results differ from torch's.
+    """
+    frames = stored_frames(spec.image, FRAMES)
+    if runtime in MODES:
+        progress("build", math.nan)
+        runner: Runner = TorchRunner(network, spec, runtime, device)
+        progress("check", math.nan)
+        return Built(runner, spec, "", False, _parity(runner, network, card, spec, frames))
+    check_name(runtime)
+    backend = RUNTIMES[runtime]
+    if spec.precision not in backend.precisions:
+        raise RuntimeUnavailableError(
+            f"runtime {runtime!r} has no precision {spec.precision!r}, only {', '.join(backend.precisions)}"
+        )
+    backend.check(spec.precision)
+    graph = _graph(network, card, spec, frames, cache, progress)
+    key = _engine_key(backend, graph, spec)
+    engine = cache.get("engine", key)
+    if engine is not None:
+        progress("load", math.nan)
+        try:
+            runner = backend.load(engine, spec.precision)
+            progress("check", math.nan)
+            parity = _parity(runner, network, card, spec, frames)
+            return Built(runner, spec, str(cache.path("engine", key)), True, parity)
+        except (EngineError, ParityError) as error:
+            cache.drop("engine", key, f"does not work ({error})")
+    engine = _make_engine(backend, graph, card, spec, cache, progress)
+    progress("load", math.nan)
+    runner = backend.load(engine, spec.precision)
+    progress("check", math.nan)
+    parity = _parity(runner, network, card, spec, frames)
+    path = cache.put("engine", key, engine, {"model": card.version, "parity": asdict(parity)})
+    return Built(runner, spec, str(path), False, parity)
+
+
+def find_engine(card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCache) -> Runner:
+    """The runner of an engine that was built and checked before.
+
+    Raises:
+        EngineError: the cache does not hold it.
+    """
+    graph = cache.get("graph", _graph_key(card, spec))
+    engine = None
+    if graph is not None:
+        engine = cache.get("engine", _engine_key(RUNTIMES[runtime], graph, spec))
+    if engine is None:
+        raise EngineError(f"{cache.folder} holds no {runtime} engine of {card.version} in {spec.precision}")
+    return RUNTIMES[runtime].load(engine, spec.precision)
+
+
+def _graph_key(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
+    return {
+        "weights": card.checksum,
+        "spec": asdict(spec),
+        "exporter": f"{rise_perception.__version__} torch {torch.__version__}",
+    }
+
+
+def _graph(
+    network: nn.Module,
+    card: ModelCard,
+    spec: ExportSpec,
+    frames: Sequence[Frame],
+    cache: EngineCache,
+    progress: Progress,
+) -> bytes:
+    """The checked ONNX graph."""
+    key = _graph_key(card, spec)
+    graph = cache.get("graph", key)
+    if graph is None:
+        progress("export", math.nan)
+        exported = export_graph(network.cpu(), card, spec)
+        expected = reference(network, spec, frames, card.score_threshold)
+        check_graph(exported, spec, card.network.input, frames, expected)
+        graph = exported.content
+        cache.put("graph", key, graph, {"model": card.version})
+    return graph
+
+
+def _engine_key(backend: Runtime, graph: bytes, spec: ExportSpec) -> dict[str, Any]:
+    return {
+        "graph": hashlib.sha256(graph).hexdigest(),
+        "runtime": backend.name,
+        "precision": spec.precision,
+        "size": list(spec.size),
+        "image": list(spec.image),
+        **backend.identity(),
+    }
+
+
+def _make_engine(
+    backend: Runtime,
+    graph: bytes,
+    card: ModelCard,
+    spec: ExportSpec,
+    cache: EngineCache,
+    progress: Progress,
+) -> bytes:
+    """Refit the engine of earlier weights where the runtime can, else build one."""
+    progress("build", math.nan)
+    if not isinstance(backend, TensorRT):
+        return backend.build(graph, spec.precision, progress)
+    identity = backend.identity()
+    shape = {"network": asdict(card.network), "spec": asdict(spec), **identity}
+    earlier = cache.get("refit", shape)
+    if earlier is not None:
+        try:
+            return backend.refit(earlier, graph)
+        except EngineError as error:
+            cache.drop("refit", shape, f"cannot take these weights ({error})")
+    backend.timing_cache = cache.get("timing", identity) or b""
+    engine = backend.build(graph, spec.precision, progress)
+    cache.put("timing", identity, backend.timing_cache, {})
+    cache.put("refit", shape, engine, {"model": card.version})
+    return engine
+
+
+def _parity(
+    runner: Runner, network: nn.Module, card: ModelCard, spec: ExportSpec, frames: Sequence[Frame]
+) -> Parity:
+    """Compare with torch.
+
+    Raises:
+        ParityError: the results differ by more than the precision allows.
+    """
+    expected = reference(network, spec, frames, card.score_threshold)
+    parity = compare(expected, [runner(feeds) for feeds in feeds_of(spec, card.network.input, frames)])
+    if problems := parity.problems(limits_of(spec.precision)):
+        raise ParityError(
+            f"{runner.name} differs from torch in {spec.precision}: {'; '.join(problems)}; use torch"
+        )
+    return parity
+
+
+def milliseconds(runner: Runner, card: ModelCard, spec: ExportSpec, runs: int = TIMED_RUNS) -> float:
+    """Median time of a runner on a stored frame, after one to warm up."""
+    feeds = feeds_of(spec, card.network.input, stored_frames(spec.image, 1))[0]
+    runner(feeds)
+    spent = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        runner(feeds)
+        spent.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(spent)

@@ -1,0 +1,281 @@
+"""One model that serves: torch for every image, an engine for the camera's size as soon as there is one."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rise_perception.data.letterbox import Letterbox
+from rise_perception.errors import RiseError
+from rise_perception.export.check import Parity
+from rise_perception.export.feeds import make_feeds
+from rise_perception.export.folding import fold_norms
+from rise_perception.export.spec import ExportSpec
+from rise_perception.instances import Instances
+from rise_perception.network.checkpoint import load_model
+from rise_perception.network.config import INPUT_CHANNELS
+from rise_perception.network.inputs import make_input
+from rise_perception.runtime.background_build import BackgroundBuild, Outcome
+from rise_perception.runtime.engine_cache import EngineCache
+from rise_perception.runtime.engines import build_engine, check_name
+from rise_perception.runtime.postprocess import draw_queries, thin_out, to_instances
+from rise_perception.runtime.runner import Runner
+
+Size = tuple[int, int]
+#: Height and width of the first image, which nobody sees.
+WARM_UP = (240, 320)
+#: Sizes of images that engines are built for by themselves; a folder of odd pictures needs none.
+MOST_SIZES = 2
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Which runtime a model asks for.
+
+    Attributes:
+        runtime: ``torch``, ``auto``, or another of :data:`rise_perception.runtime.engines.NAMES`.
+        precision: fp32, fp16 or bf16, where the runtime has it; ``auto`` chooses its own.
+        folder: of the engine cache; None is the user's.
+    """
+
+    runtime: str = "torch"
+    precision: str = "fp32"
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Active:
+    """An engine that serves.
+
+    Attributes:
+        runner: of the engine.
+        spec: what it was made for.
+        parity: with torch, as it was measured before it served.
+    """
+
+    runner: Runner
+    spec: ExportSpec
+    parity: Parity | None
+
+
+class ServedModel:
+    """A network on a device, and its engine.
+
+    Images come from one thread; everything else may be called from any.
+
+    Args:
+        folder: of the model.
+        device: where torch runs it.
+        score_threshold: None takes the card's.
+        settings: which runtime is asked for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        score_threshold: float | None,
+        settings: EngineSettings = EngineSettings(),
+    ) -> None:
+        check_name(settings.runtime)
+        self.folder, self.settings = folder, settings
+        self._exact, self.card = load_model(folder, device)
+        self.device = torch.device(device)
+        config = self.card.network
+        sample = torch.zeros(1, INPUT_CHANNELS[config.input], *config.image_size, device=self.device)
+        self.network = fold_norms(self._exact, sample).to(memory_format=torch.channels_last)
+        self.threshold = self.card.score_threshold if score_threshold is None else score_threshold
+        self._engines: dict[Size, Active] = {}
+        self._last: Active | None = None
+        self._build: BackgroundBuild | None = None
+        self._tried: set[Size] = set()
+        self._why = ""
+
+    @property
+    def uses_depth(self) -> bool:
+        """True for a network that sees depth."""
+        return self.card.network.input == "rgbd"
+
+    # -- serving -----------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[Instances, dict[str, float]]:
+        """Segment an image; returns the instances and milliseconds by part."""
+        size = image.shape[0], image.shape[1]
+        self._last = engine = self._engine_for(size)
+        if engine is not None:
+            try:
+                return self._timed(image, depth, engine)
+            except Exception as error:  # whatever a runtime raises must not cost the frame
+                self._give_up(size, f"{engine.runner.name} failed on an image: {error}")
+        return self._timed(image, depth, None)
+
+    def warm_up(self) -> None:
+        """Run torch once, so that the first image is not slower than the others."""
+        depth = np.ones(WARM_UP, np.float32) if self.uses_depth else None
+        with torch.inference_mode():
+            self._timed(np.zeros((*WARM_UP, 3), np.uint8), depth, None)
+
+    def _timed(
+        self, image: np.ndarray, depth: np.ndarray | None, engine: Active | None
+    ) -> tuple[Instances, dict[str, float]]:
+        start = time.perf_counter()
+        config = self.card.network
+        letterbox = Letterbox((image.shape[0], image.shape[1]), config.image_size)
+        if engine is not None:
+            feeds = make_feeds(engine.spec, config.input, image, depth)
+            prepared = time.perf_counter()
+            drawn = thin_out(engine.runner(feeds), self.threshold)
+        else:
+            fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
+            array = make_input(letterbox.fit(image), fitted, config.input)
+            images = torch.from_numpy(array)[None].to(self.device, memory_format=torch.channels_last)
+            mask = letterbox.padding()
+            padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
+            prepared = time.perf_counter()
+            # ends on the CPU: nothing to wait for
+            drawn = draw_queries(self.network(images, padding), self.threshold)
+        predicted = time.perf_counter()
+        instances = to_instances(drawn, letterbox, config, self.threshold)
+        done = time.perf_counter()
+        return instances, {
+            "preprocess": (prepared - start) * 1e3,
+            "network": (predicted - prepared) * 1e3,
+            "postprocess": (done - predicted) * 1e3,
+        }
+
+    # -- engine ------------------------------------------------------------------------------------
+
+    def spec(self, image_size: Size, precision: str | None = None) -> ExportSpec:
+        """What an engine for a camera is made for."""
+        config = self.card.network
+        return ExportSpec(config.image_size, image_size, precision=precision or self.settings.precision)
+
+    def _engine_for(self, size: Size) -> Active | None:
+        """The engine for images of a size; without one, its building begins."""
+        if (engine := self._engines.get(size)) is not None:
+            return engine
+        if (
+            self.settings.runtime != "torch"
+            and size not in self._tried
+            and len(self._tried) < MOST_SIZES
+            and not self.is_building
+        ):
+            self._tried.add(size)
+            self.build(size, self.settings.runtime, self.settings.precision, activate=True)
+        return None
+
+    @property
+    def is_building(self) -> bool:
+        """True while an engine is built in the background."""
+        return self._build is not None and self._build.outcome is None
+
+    def build(
+        self,
+        size: Size,
+        runtime: str,
+        precision: str,
+        activate: bool,
+        done: Callable[[Outcome], None] | None = None,
+    ) -> BackgroundBuild:
+        """Begin to build an engine in the background.
+
+        Args:
+            size: height and width of the camera's images.
+            runtime: what for.
+            precision: in what.
+            activate: serve it when it has passed its check; otherwise it is built into the cache only.
+            done: told the outcome when all is over.
+        """
+
+        def finished(outcome: Outcome) -> None:
+            if activate:
+                outcome = self._activate(size, outcome)
+            if done is not None:
+                done(outcome)
+
+        cache = EngineCache(self.settings.folder)
+        spec = self.spec(size, precision)
+        self._why = ""
+        self._build = BackgroundBuild(self.folder, spec, runtime, cache.folder, str(self.device), finished)
+        return self._build
+
+    def _activate(self, size: Size, outcome: Outcome) -> Outcome:
+        """Load what was built and, when torch agrees with it in this process too, serve it."""
+        if outcome.error:
+            self._give_up(size, outcome.error)
+            return outcome
+        if outcome.runtime == "torch":
+            self._engines.pop(size, None)
+            return outcome
+        try:
+            cache = EngineCache(self.settings.folder)
+            spec = self.spec(size, outcome.precision)
+            device = str(self.device)
+            built = build_engine(self._exact, self.card, spec, outcome.runtime, cache, device=device)
+        except RiseError as error:
+            self._give_up(size, str(error))
+            return Outcome(error=str(error), runtime=outcome.runtime, precision=outcome.precision)
+        self.serve(built.runner, spec, built.parity)
+        return outcome
+
+    def serve(self, runner: Runner, spec: ExportSpec, parity: Parity | None = None) -> None:
+        """Serve images of the spec's size with a runner from the next image on."""
+        self._engines[spec.image] = Active(runner, spec, parity)
+
+    def _give_up(self, size: Size, reason: str) -> None:
+        self._engines.pop(size, None)
+        self._last, self._why = None, reason
+
+    @property
+    def engine_size(self) -> Size | None:
+        """Height and width of the last images, if an engine served them."""
+        return None if self._last is None else self._last.spec.image
+
+    def prepare(self, size: Size) -> None:
+        """Build the engine that the settings ask for, and wait for it."""
+        self._tried.add(size)
+        self.build(size, self.settings.runtime, self.settings.precision, activate=True).wait()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until no engine is being built."""
+        if self._build is not None:
+            self._build.wait(timeout)
+
+    def close(self) -> None:
+        """End a build that runs."""
+        if self.is_building and self._build is not None:
+            self._build.stop()
+
+    @property
+    def serving(self) -> str:
+        """Runtime and precision that served the last image."""
+        engine = self._last
+        return "torch fp32" if engine is None else f"{engine.runner.name} {engine.runner.precision}"
+
+    @property
+    def fallback(self) -> str:
+        """Why torch serves although an engine was asked for; empty when that is not so."""
+        if self._last is not None:
+            return ""
+        build = self._build
+        if build is not None and build.outcome is None:
+            share = "" if math.isnan(build.share) else f" {build.share:.0%}"
+            return f"the engine is being built: {build.stage}{share}, {build.seconds:.0f} s"
+        return self._why
+
+    @property
+    def engine(self) -> str:
+        """What the engine was made for, and how well it matches torch; empty without one."""
+        engine = self._last
+        if engine is None:
+            return ""
+        height, width = engine.spec.image
+        parity = "not compared" if engine.parity is None else f"{engine.parity.mask_iou:.3f}"
+        return f"{width}x{height}, {self.card.version}, mask IoU with torch {parity}"
