@@ -1,8 +1,9 @@
-"""The segmentation node for a live camera.
+"""The segmentation node for a live camera, and the interaction node that keeps an episode of every grasp.
 
 ros2 launch rise_perception live.launch.py
 ros2 launch rise_perception live.launch.py color:=/wrist/color/image_raw info:=/wrist/color/camera_info \
     depth:=/wrist/aligned_depth_to_color/image_raw rviz:=true
+ros2 launch rise_perception live.launch.py interaction:=true store:=/data/episodes
 """
 
 import os
@@ -23,6 +24,9 @@ ARGUMENTS = {
     "depth": ("/camera/depth/image_raw", "depth topic, registered to colour; '' for none"),
     "info": ("/camera/color/camera_info", "camera info topic of the colour image"),
     "params": (str(SHARE / "config/segmentation_node.yaml"), "parameter file"),
+    "interaction": ("false", "start the interaction node too"),
+    "interaction_params": (str(SHARE / "config/interaction_node.yaml"), "its parameter file"),
+    "store": ("~/.rise_perception/episodes", "folder that its episodes go to"),
     "rviz": ("false", "start RViz too"),
 }
 
@@ -33,7 +37,7 @@ def text(name: str) -> ParameterValue:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Segmentation node, RViz on demand, and the Fast DDS profile unless the user has one."""
+    """Segmentation node; interaction node and RViz on demand; the Fast DDS profile unless there is one."""
     actions = [
         DeclareLaunchArgument(name, default_value=value, description=about)
         for name, (value, about) in ARGUMENTS.items()
@@ -52,6 +56,24 @@ def generate_launch_description() -> LaunchDescription:
                 {
                     "model": text("model"),
                     "device": text("device"),
+                    "color_topic": text("color"),
+                    "depth_topic": text("depth"),
+                    "info_topic": text("info"),
+                },
+            ],
+        )
+    )
+    actions.append(
+        Node(
+            package="rise_perception",
+            executable="interaction_node",
+            name="interaction_node",
+            output="screen",
+            condition=IfCondition(LaunchConfiguration("interaction")),
+            parameters=[
+                LaunchConfiguration("interaction_params"),
+                {
+                    "store": text("store"),
                     "color_topic": text("color"),
                     "depth_topic": text("depth"),
                     "info_topic": text("info"),

@@ -221,14 +221,13 @@ def test_the_tote_world(tmp_path):
     from rise_perception.simulation.recording import write_sequence
     from rise_perception.simulation.sequence import SequenceSettings
 
-    pytest.importorskip("mujoco")
-    write_sequence(tmp_path / "picks", SequenceSettings(picks=5, seed=1003, split="train", kind="tote"))
+    write_sequence(tmp_path / "picks", SequenceSettings(picks=3, seed=1003, split="train", kind="tote"))
     trials = list(read_trials(tmp_path / "picks"))
-    assert len(trials) == 5
+    assert len(trials) == 3
     lessons = [learn_from(trial.episode) for trial in trials]
-    right = [lesson.verdict in trial.expected for trial, lesson in zip(trials, lessons, strict=True)]
-    assert sum(right) >= 3
+    assert any(lesson.teaches for lesson in lessons)
     for trial, lesson in zip(trials, lessons, strict=True):
+        assert lesson.verdict in trial.expected | {Verdict.REJECTED}, (trial.name, lesson.reason)
         for mask in lesson.masks:
             assert max(overlap(mask, trial.before == k) for k in ITEMS | dict.fromkeys(range(1, 30))) > 0.5
     with pytest.raises(DataError, match="rise scenes sequence"):

@@ -132,13 +132,14 @@ except resources.RiseError as error:
     assert f"{tmp_path}/prefix/share/rise_perception/models" in missing
 
 
-@pytest.mark.parametrize("file", ["segmentation_node.yaml", "rise.rviz"])
+@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml", "rise.rviz"])
 def test_configuration_files_are_valid_yaml(file):
     assert yaml.safe_load((ROOT / "config" / file).read_text())
 
 
-def test_every_parameter_has_a_sentence_in_the_configuration():
-    lines = (ROOT / "config/segmentation_node.yaml").read_text().splitlines()
+@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml"])
+def test_every_parameter_has_a_sentence_in_the_configuration(file):
+    lines = (ROOT / "config" / file).read_text().splitlines()
     for before, line in itertools.pairwise(lines):
         if re.match(r"    \w+:", line):
             assert before.strip().startswith("#"), line
@@ -151,7 +152,7 @@ def test_launch_files_describe_the_nodes_of_this_package():
     pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with ROS 2")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-    for name, count in (("live.launch.py", 2), ("replay.launch.py", 1)):
+    for name, count in (("live.launch.py", 3), ("replay.launch.py", 1)):
         description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / name))
         nodes = [e for e in description.entities if isinstance(e, launch.ExecuteLocal)]
         assert len(nodes) == count

@@ -42,6 +42,7 @@ class Change:
     Attributes:
         left: (H, W) bool, what was here before is gone.
         appeared: (H, W) bool, something is here now that was not.
+        farther, measured: (H, W) bool, what is seen now lies farther away; where depth can tell.
         same: (H, W) bool, certainly unchanged: depth says so, or texture that is still there.
         shadow: (H, W) bool, looks like the same thing, darker or brighter, and no depth to tell.
         compared: (H, W) bool, seen in both frames, without the robot in front.
@@ -53,6 +54,8 @@ class Change:
 
     left: np.ndarray
     appeared: np.ndarray
+    farther: np.ndarray
+    measured: np.ndarray
     same: np.ndarray
     shadow: np.ndarray
     compared: np.ndarray
@@ -93,7 +96,9 @@ def find_change(before: Observation, after: Observation) -> Change:
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
     certain &= compared & ~left & ~appeared
     evidence = np.maximum(evidence_color, evidence_depth)
-    return Change(left, appeared, certain, shadow & ~known, compared, evidence, share, motion, exposure)
+    return Change(
+        left, appeared, farther, known, certain, shadow & ~known, compared, evidence, share, motion, exposure
+    )
 
 
 def _free(side: Observation) -> np.ndarray:
@@ -189,7 +194,7 @@ def _choose_side(
         else:
             around = region.astype(np.uint8)
             outline = (cv2.dilate(around, _disc(3)) - cv2.erode(around, _disc(3), borderValue=1)) > 0
-            gone = edges_first[outline].mean() >= edges_second[outline].mean()
+            gone = edges_first[outline].sum() >= edges_second[outline].sum()
         sides[0 if gone else 1] |= region
     return sides[0], sides[1]
 

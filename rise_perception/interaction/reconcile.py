@@ -24,6 +24,10 @@ INSIDE, TOUCHES = 0.8, 0.05
 GONE = 0.6
 #: Median evidence, in multiples of the limit of change, that contradicts a prediction.
 CLEARLY = 2.0
+#: Other changes, as a share of the item, beside which a prediction is still contradicted.
+QUIET = 0.3
+#: Share of what left that has to lie farther away now, where there is depth.
+OPENED = 0.75
 #: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
 SEEN_TO_STAY = 0.4
 #: An item that is larger than this share of the picture is a tray, a shadow, or a mistake.
@@ -195,7 +199,7 @@ class _Case:
         row, overlap = self._best(item)
         if overlap >= AGREEMENT:
             return _Found(Verdict.CONFIRMED, Cause.AGREES, f"the mask agrees ({overlap:.2f})", (item,))
-        if trimmed or self._appeared_beside(item):
+        if trimmed or self._appeared_beside(item) or not self._quiet_around(item):
             return _rejected(
                 Cause.AMBIGUOUS, "neighbours moved, and no prediction says which part is the item"
             )
@@ -216,6 +220,10 @@ class _Case:
         covered = float((item & np.any(touched, axis=0)).sum() / size) if touched else 0.0
         if covered < 1 - INSIDE:
             return _Found(Verdict.CORRECTED, Cause.MISSED, "an item left that was not predicted", (item,))
+        if not all(self._opened_up(part) for part in [item, *parts]):
+            return _rejected(
+                Cause.AMBIGUOUS, "what changed did not all leave, and no prediction agrees with it"
+            )
         if len(parts) > 1 and len(parts) == len(touched):
             reason = f"the item was predicted as {len(parts)}"
             return _Found(Verdict.CORRECTED, Cause.OVER_SEGMENTED, reason, (item,))
@@ -272,6 +280,18 @@ class _Case:
         trimmed = bool((kept != item).any())
         largest = pieces(kept)
         return (largest[0], trimmed) if trimmed and len(largest) else (item, False)
+
+    def _opened_up(self, region: np.ndarray) -> bool:
+        """False when depth shows that most of a region still holds something: it moved, and did not leave."""
+        measured = region & self.change.measured
+        if measured.sum() < 0.3 * region.sum():
+            return True
+        return bool((measured & self.change.farther).sum() >= OPENED * measured.sum())
+
+    def _quiet_around(self, item: np.ndarray) -> bool:
+        """True when little else changed: what contradicts a prediction has to be one item's doing."""
+        others = (self.change.left | self.change.appeared) & ~item
+        return bool(others.sum() <= QUIET * item.sum())
 
     def _appeared_beside(self, item: np.ndarray) -> bool:
         """True when something appeared next to the item: a neighbour slid, and the change is of both."""

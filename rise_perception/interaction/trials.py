@@ -38,7 +38,7 @@ class Trial:
         name: sequence, grasp and what was altered.
         episode: what the analysis sees.
         before, after: (H, W) uint16, true labels; an item keeps its label.
-        gone: labels of the items that left.
+        target: label of the item that was aimed at.
         expected: every verdict that is right.
         clean: one item left, in full sight, and nothing else moved.
     """
@@ -47,9 +47,14 @@ class Trial:
     episode: Episode
     before: np.ndarray
     after: np.ndarray
-    gone: tuple[int, ...]
+    target: int
     expected: frozenset[Verdict]
     clean: bool
+
+    @property
+    def can_lie(self) -> bool:
+        """True when reporting success would be wrong."""
+        return self.episode.grasp.outcome in (Outcome.EMPTY, Outcome.DROPPED)
 
 
 def read_trials(folder: Path, seed: int = 0, with_depth: bool = True) -> Iterator[Trial]:
@@ -101,19 +106,16 @@ def make_trial(
     target_id = int(hit.argmax()) if hit.any() else -1
     grasp = Grasp(name, target_id, outcome, second.stamp)
     episode = Episode(Observation(first, instances), Observation(second), grasp, "truth with mistakes")
-    vanished = [k for k in np.unique(before[before > 0]).tolist() if not (after == k).any()]
-    gone = (target,) if outcome == Outcome.SUCCESS else ()
-    if outcome == Outcome.DOUBLE:
-        gone = tuple(vanished)
-    expected = _expected(outcome, before, after, target, instances)
+    expected = expected_verdicts(outcome, before, after, target, instances)
     elsewhere = (before != after) & (cv2.dilate(aimed.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
     clean = outcome == Outcome.SUCCESS and bool(elsewhere.sum() < CLEAN * aimed.sum())
-    return Trial(f"{name} ({mistake})", episode, before, after, gone, expected, clean)
+    return Trial(f"{name} ({mistake})", episode, before, after, target, expected, clean)
 
 
-def _expected(
+def expected_verdicts(
     outcome: Outcome, before: np.ndarray, after: np.ndarray, target: int, instances: Instances
 ) -> frozenset[Verdict]:
+    """Every verdict that is right for a grasp at ``target`` with these true labels and these predictions."""
     aimed = before == target
     if outcome == Outcome.DOUBLE:
         return frozenset({Verdict.DOUBLE})
@@ -215,7 +217,7 @@ def altered(trial: Trial, how: str, rng: np.random.Generator) -> Trial:
             depth = cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST, borderMode=border)
     elif how == "exposure jump":
         image = _clip(image * rng.uniform(0.15, 0.3))
-    elif how == "lie" and grasp.outcome in (Outcome.EMPTY, Outcome.DROPPED):
+    elif how == "lie" and trial.can_lie:
         grasp = replace(grasp, outcome=Outcome.SUCCESS)
     if how in ("camera moved", "exposure jump", "lie"):
         expected, clean = frozenset({Verdict.REJECTED}), False

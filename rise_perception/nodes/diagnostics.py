@@ -1,4 +1,4 @@
-"""What the segmentation node tells a person or a supervisor about itself, once a second."""
+"""What a node tells a person or a supervisor about itself, once a second."""
 
 from __future__ import annotations
 
@@ -26,10 +26,17 @@ class Diagnostics:
     Args:
         node: publishes on its behalf; works in every lifecycle state.
         condition: called at each report; says what only the node knows.
+        task: what the node does, and what it says while nothing is wrong.
     """
 
-    def __init__(self, node: Node, condition: Callable[[], list[Condition]]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        condition: Callable[[], list[Condition]],
+        task: tuple[str, str] = ("segmentation", "segmenting"),
+    ) -> None:
         self._node = node
+        self._task = task
         self._condition = condition
         self._lock = threading.Lock()
         self._frames: deque[tuple[float, float, float]] = deque(maxlen=1000)  # (when, latency, age)
@@ -91,8 +98,8 @@ class Diagnostics:
             summaries.append(last_error)
         status = DiagnosticStatus(
             level=bytes([level]),
-            name=f"{self._node.get_fully_qualified_name()}: segmentation",
-            message="; ".join(summaries) or "segmenting",
+            name=f"{self._node.get_fully_qualified_name()}: {self._task[0]}",
+            message="; ".join(summaries) or self._task[1],
             hardware_id=self._node.get_fully_qualified_name(),
             values=[KeyValue(key=key, value=value) for key, value in values.items()],
         )

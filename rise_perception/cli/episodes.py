@@ -1,0 +1,101 @@
+"""`rise episodes`: what a store of episodes, or pictures taken between grasps, teaches; with pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rise_perception.interaction.episode import Episode
+    from rise_perception.interaction.lesson import Lesson
+    from rise_perception.interaction.store import EpisodeStore
+
+SUMMARY = "what grasps teach: verdicts and pictures of an episode store, or of a folder of pictures"
+EXAMPLES = """\
+examples:
+  rise episodes ~/.rise_perception/episodes --out out/episodes
+  rise episodes ../shared/data/tote_removal --out out/removal
+  rise episodes store_of_robot_2 --merge-into all_robots
+
+Of pictures, each is the scene after the grasp that followed the one before; what was grasped is not known.
+Each picture shows before, after, what left (red) and appeared (blue), and the label (green) that follows.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("source", type=Path, help="episode store, or folder of pictures")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write a picture of each episode there")
+    parser.add_argument(
+        "--merge-into", type=Path, metavar="STORE", help="copy the episodes into this store, each once"
+    )
+    parser.add_argument(
+        "--model", default="auto", metavar="M", help="predicts on pictures: folder, name, or none (auto)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, draw and merge; 2 when an episode was damaged."""
+    from rise_perception.data.images import write_image
+    from rise_perception.interaction.pictures import draw_episode
+    from rise_perception.interaction.store import EpisodeStore
+
+    store = _store(args.source)
+    counts: Counter[str] = Counter()
+    for name, episode, lesson in _of_store(store) if store else _of_pictures(args.source, args.model):
+        counts[f"{lesson.verdict.value}: {lesson.cause.value}"] += 1
+        print(f"{name}: {lesson.verdict.value} ({lesson.cause.value}): {lesson.reason}")
+        if args.out:
+            write_image(args.out / f"{name}.jpg", draw_episode(episode, lesson))
+        if args.merge_into and not store:
+            with EpisodeStore(args.merge_into, write=True) as target:
+                target.add(episode, lesson)
+    if args.merge_into and store:
+        with EpisodeStore(args.merge_into, write=True) as target:
+            print(f"{args.merge_into}: {target.merge(store)} episodes are new")
+    for verdict, count in sorted(counts.items()):
+        print(f"{count:6} {verdict}")
+    damaged = store.damaged() if store else []
+    for sentence in damaged:
+        print(f"left out: {sentence}")
+    return 2 if damaged else 0
+
+
+def _store(source: Path) -> EpisodeStore | None:
+    """The store at ``source``; None where there are pictures instead."""
+    from rise_perception.data.images import SUFFIXES
+    from rise_perception.interaction.store import EpisodeStore
+
+    pictures = source.is_dir() and any(p.suffix.lower() in SUFFIXES for p in source.iterdir())
+    return None if pictures else EpisodeStore(source)
+
+
+def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, Lesson]]:
+    for entry, episode, lesson in store:
+        yield entry.id, episode, lesson
+
+
+def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, Lesson]]:
+    """Each picture and the next one as the two sides of a grasp."""
+    from rise_perception.data.source import FrameSource
+    from rise_perception.interaction.episode import Episode, Grasp, Observation
+    from rise_perception.interaction.reconcile import learn_from
+
+    segmenter = None
+    if model != "none":
+        from rise_perception.runtime.segmenter import Segmenter
+
+        segmenter = Segmenter.load(model)
+    version = "" if segmenter is None else segmenter.version
+    last: Observation | None = None
+    for number, (frame, _) in enumerate(FrameSource(folder).frames()):
+        found = None if segmenter is None else segmenter(frame.image, frame.depth)
+        side = Observation(frame, found)
+        if last is not None:
+            name = f"{number - 1:04d}-{number:04d}"
+            episode = Episode(last, side, Grasp(name, stamp=frame.stamp), version)
+            yield name, episode, learn_from(episode)
+        last = side
