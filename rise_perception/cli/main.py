@@ -22,6 +22,7 @@ COMMANDS = (
     "show-batch",
     "split",
     "scenes",
+    "episodes",
     "info",
     "export",
     "bench",
