@@ -29,8 +29,8 @@ in a process of its own, and they take steps in turn. The aim: ratios of at most
 With --config it measures that training run instead: its step, its loader, and the pseudo-sequences, which
 should take less than 20 % of the step.
 """
-#: Objects in each image.
-OBJECTS = 15
+#: Objects in each image: at least as many as draw masks, so that no trained network costs more memory.
+OBJECTS = 24
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -51,6 +51,8 @@ class DataConfig:
         if not self.train:
             raise ConfigError("data.train is empty; name at least one annotation file")
         _require(self.broken in ("stop", "skip"), "data.broken", self.broken, "stop or skip")
+        _require(self.augmentation >= 0, "data.augmentation", self.augmentation, "0 or more")
+        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         _require(valid, "data.scale", self.scale, "two factors above 0, the smaller first")
 
@@ -129,6 +131,7 @@ class OptimisationConfig:
             value = getattr(self, name)
             _require(value % 2 == 0, f"optimisation.{name}", value, "even (two views of each image)")
         _require(self.learning_rate > 0, "optimisation.learning_rate", self.learning_rate, "above 0")
+        _require(self.clip > 0, "optimisation.clip", self.clip, "above 0")
         _require(0 <= self.average < 1, "optimisation.average", self.average, "in [0, 1)")
         _require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
 

@@ -25,8 +25,8 @@ class LossConfig:
         mask_weight: l2 of Eq. 1.
         embedding_weight: l3, of the association loss (Eq. 4).
         unlabelled_weight: l4, of the self-supervised loss (Eq. 9).
-        masks_per_image: at most this many matched queries per image and stage draw a mask; bounds the
-            memory of a crowded scene. They are taken evenly over the matches.
+        masks_per_image: at most this many matched queries per image and stage draw a mask, and stand for
+            all; bounds the memory of a crowded scene. They are taken evenly over the matches.
     """
 
     matching: str = "optimal_transport"
@@ -34,7 +34,7 @@ class LossConfig:
     mask_weight: float = 1.0
     embedding_weight: float = 0.05
     unlabelled_weight: float = 0.5
-    masks_per_image: int = 100
+    masks_per_image: int = 24
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHERS:

@@ -99,7 +99,8 @@ class Trainer:
                 for name, value in values.items():
                     recent[name] = 0.98 * recent.get(name, value) + 0.02 * value
                 bar.update()
-                bar.set_postfix_str(" ".join(f"{n} {v:.3f}" for n, v in recent.items()), refresh=False)
+                shown = " ".join(f"{n} {v:.3f}" for n, v in recent.items() if "/" not in n)
+                bar.set_postfix_str(shown, refresh=False)
                 if log and self.iteration % LOG_EVERY == 0:
                     values |= {"seconds/step": ended - begun, "seconds/waiting_for_data": begun - waited}
                     for name, value in values.items():
@@ -112,9 +113,9 @@ class Trainer:
         if log:
             log.close()
             self.write_model()
-            if config.data.validation:
-                validate(self.out, config.data.validation, str(self.device))
-        wait_for_all()
+        wait_for_all()  # before the validation, which may outlast what a process waits for
+        if first and config.data.validation:
+            validate(self.out, config.data.validation, str(self.device))
         return read_card(self.out)
 
     def step(self, batch: Batch) -> dict[str, float]:

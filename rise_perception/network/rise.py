@@ -133,7 +133,8 @@ class RiseNetwork(nn.Module):
 
     def _learned_queries(self, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         position, content = self.query_embed.weight.split(self.config.width, -1)
-        reference = self.reference_points(position).sigmoid()  # (Q, 2)
+        # In full precision also under autocast: half of it places points only to a few pixels.
+        reference = self.reference_points(position).float().sigmoid()  # (Q, 2)
         return position.expand(batch, -1, -1), content.expand(batch, -1, -1), reference.expand(batch, -1, -1)
 
     def _dense_queries(
