@@ -192,11 +192,17 @@ def _choose_side(
         if (region & (farther | nearer)).sum() > 0.3 * region.sum():
             gone = (region & farther).sum() >= (region & nearer).sum()
         else:
-            around = region.astype(np.uint8)
-            outline = (cv2.dilate(around, _disc(3)) - cv2.erode(around, _disc(3), borderValue=1)) > 0
-            gone = edges_first[outline].sum() >= edges_second[outline].sum()
+            gone = _stands_out(region, edges_first) >= _stands_out(region, edges_second)
         sides[0 if gone else 1] |= region
     return sides[0], sides[1]
+
+
+def _stands_out(region: np.ndarray, edges: np.ndarray) -> float:
+    """How much stronger the edges (H, W) are along a region's outline than inside: items end there."""
+    inner = cv2.erode(region.astype(np.uint8), _disc(5), borderValue=1) > 0
+    outline = (cv2.dilate(region.astype(np.uint8), _disc(3)) > 0) & ~inner
+    inside = float(edges[inner].mean()) if inner.any() else 0.0
+    return float(edges[outline].mean()) - inside if outline.any() else 0.0
 
 
 def _textured(image: np.ndarray, exposure: Exposure) -> np.ndarray:
