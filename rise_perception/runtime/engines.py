@@ -65,6 +65,12 @@ class Built:
     parity: Parity
 
 
+def serving_spec(card: ModelCard, image: tuple[int, int], precision: str, device: str) -> ExportSpec:
+    """What an engine for a camera is made for; the letterbox is the GPU's work where there is one."""
+    where = "inside" if device.startswith("cuda") else "outside"
+    return ExportSpec(card.network.image_size, image, precision=precision, preprocessing=where)
+
+
 def check_name(runtime: str) -> None:
     """Refuse names that are not in :data:`NAMES`.
 

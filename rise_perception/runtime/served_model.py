@@ -23,7 +23,7 @@ from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input
 from rise_perception.runtime.background_build import BackgroundBuild, Outcome
 from rise_perception.runtime.engine_cache import EngineCache
-from rise_perception.runtime.engines import build_engine, check_name
+from rise_perception.runtime.engines import build_engine, check_name, serving_spec
 from rise_perception.runtime.postprocess import draw_queries, thin_out, to_instances
 from rise_perception.runtime.runner import Runner
 
@@ -154,8 +154,7 @@ class ServedModel:
 
     def spec(self, image_size: Size, precision: str | None = None) -> ExportSpec:
         """What an engine for a camera is made for."""
-        config = self.card.network
-        return ExportSpec(config.image_size, image_size, precision=precision or self.settings.precision)
+        return serving_spec(self.card, image_size, precision or self.settings.precision, str(self.device))
 
     def _engine_for(self, size: Size) -> Active | None:
         """The engine for images of a size; without one, its building begins."""
