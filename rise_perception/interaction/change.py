@@ -12,9 +12,11 @@ from rise_perception.interaction.episode import Observation
 from rise_perception.interaction.registration import (
     Exposure,
     Motion,
+    brightness,
     bring_back,
     estimate_exposure,
     estimate_motion,
+    largest,
 )
 
 #: Deviations of colour, and of depth, from which a pixel has changed.
@@ -121,11 +123,11 @@ def _color_difference(
     a = cv2.GaussianBlur(first, (0, 0), 0.7).astype(np.float32)
     a = np.clip(a * exposure.gain.astype(np.float32) + exposure.offset.astype(np.float32), 0, 255)
     b = cv2.GaussianBlur(second, (0, 0), 0.7).astype(np.float32)
-    noise = exposure.noise[first.mean(axis=2).astype(np.uint8)]
-    rest = np.maximum(_outside(a, b), _outside(b, a)).max(axis=2) / noise
+    noise = exposure.noise[brightness(first).astype(np.uint8)]
+    rest = largest(np.maximum(_outside(a, b), _outside(b, a))) / noise
     c, d = np.asarray(cv2.blur(a, (3, 3))), np.asarray(cv2.blur(b, (3, 3)))
-    scale = (c * d).sum(axis=2) / np.maximum((c * c).sum(axis=2), 1)
-    hue = np.abs(d - scale[..., None] * c).max(axis=2) / noise
+    scale = brightness(c * d) / np.maximum(brightness(c * c), 1 / 3)
+    hue = largest(np.abs(d - scale[..., None] * c)) / noise
     return rest, hue, scale
 
 
@@ -207,16 +209,16 @@ def _stands_out(region: np.ndarray, edges: np.ndarray) -> float:
 
 def _textured(image: np.ndarray, exposure: Exposure) -> np.ndarray:
     """(H, W) bool, pixels whose surroundings vary by more than the noise: moved, they would differ."""
-    grey = cv2.GaussianBlur(image, (0, 0), 1.0).mean(axis=2)
+    grey = brightness(cv2.GaussianBlur(image, (0, 0), 1.0))
     around = np.ones((7, 7), np.uint8)
     spread = cv2.dilate(grey, around) - cv2.erode(grey, around)
-    return spread > 6 * exposure.noise[image.mean(axis=2).astype(np.uint8)]
+    return spread > 6 * exposure.noise[brightness(image).astype(np.uint8)]
 
 
 def _likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(H, W) float32 in [-1, 1], correlation of the brightness around each pixel of two pictures."""
-    a = cv2.GaussianBlur(first, (0, 0), 1.0).mean(axis=2).astype(np.float32)
-    b = cv2.GaussianBlur(second, (0, 0), 1.0).mean(axis=2).astype(np.float32)
+    a = brightness(cv2.GaussianBlur(first, (0, 0), 1.0))
+    b = brightness(cv2.GaussianBlur(second, (0, 0), 1.0))
 
     def mean(values: np.ndarray) -> np.ndarray:
         return np.asarray(cv2.blur(values, (9, 9)))
@@ -230,7 +232,7 @@ def _edges(image: np.ndarray) -> np.ndarray:
     """(H, W) float32, strength of the edges, relative to the local contrast."""
     grey = cv2.GaussianBlur(image, (0, 0), 1.0).astype(np.float32)
     dx, dy = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    return np.sqrt(dx * dx + dy * dy).max(axis=2)
+    return np.sqrt(largest(dx * dx + dy * dy))
 
 
 def _disc(width: int) -> np.ndarray:

@@ -24,8 +24,6 @@ INSIDE, TOUCHES = 0.8, 0.05
 GONE = 0.6
 #: Median evidence, in multiples of the limit of change, that contradicts a prediction.
 CLEARLY = 2.0
-#: Other changes, as a share of the item, beside which a prediction is still contradicted.
-QUIET = 0.3
 #: Share of what left that has to lie farther away now, where there is depth.
 OPENED = 0.75
 #: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
@@ -199,7 +197,7 @@ class _Case:
         row, overlap = self._best(item)
         if overlap >= AGREEMENT:
             return _Found(Verdict.CONFIRMED, Cause.AGREES, f"the mask agrees ({overlap:.2f})", (item,))
-        if trimmed or self._appeared_beside(item) or not self._quiet_around(item):
+        if trimmed or self._appeared_beside(item):
             return _rejected(
                 Cause.AMBIGUOUS, "neighbours moved, and no prediction says which part is the item"
             )
@@ -287,11 +285,6 @@ class _Case:
         if measured.sum() < 0.3 * region.sum():
             return True
         return bool((measured & self.change.farther).sum() >= OPENED * measured.sum())
-
-    def _quiet_around(self, item: np.ndarray) -> bool:
-        """True when little else changed: what contradicts a prediction has to be one item's doing."""
-        others = (self.change.left | self.change.appeared) & ~item
-        return bool(others.sum() <= QUIET * item.sum())
 
     def _appeared_beside(self, item: np.ndarray) -> bool:
         """True when something appeared next to the item: a neighbour slid, and the change is of both."""
