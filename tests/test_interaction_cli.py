@@ -82,9 +82,9 @@ def test_the_benchmark_measures_and_renders_once(rise, tmp_path):
             assert row["labels"] == 0
             assert row["verdicts"]["rejected"]["recall"] == 1
     assert "aims: " in out
-    stamp = (tmp_path / "tote-2000-2/sequence.json").stat().st_mtime_ns
+    stamp = (tmp_path / "tote-3000-2/sequence.json").stat().st_mtime_ns
     status, again, _ = rise(*command, "--quick")
     assert status == 0
-    assert (tmp_path / "tote-2000-2/sequence.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "tote-3000-2/sequence.json").stat().st_mtime_ns == stamp
     assert again.split("exposure:")[0].split("aims")[0].strip() in out
     assert rise("bench", "interaction", "--picks", 0)[0] == 2

@@ -24,7 +24,7 @@ The aims: masks of clean single picks with a median IoU of 0.9, and at most 2 % 
 """
 KINDS = ("tote", "table", "bin", "tote")
 #: Sequences of other seeds were looked at while the analysis was written; these were not.
-FIRST_SEED = 2000
+FIRST_SEED = 3000
 AIM_IOU, AIM_WRONG = 0.9, 0.02
 
 

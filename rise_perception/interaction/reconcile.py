@@ -26,6 +26,8 @@ GONE = 0.6
 CLEARLY = 2.0
 #: Share of what left that has to lie farther away now, where there is depth.
 OPENED = 0.75
+#: Predictions that one item may have been split into.
+MOST_PARTS = 3
 #: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
 SEEN_TO_STAY = 0.4
 #: An item that is larger than this share of the picture is a tray, a shadow, or a mistake.
@@ -221,6 +223,10 @@ class _Case:
         if not all(self._opened_up(part) for part in [item, *parts]):
             return _rejected(
                 Cause.AMBIGUOUS, "what changed did not all leave, and no prediction agrees with it"
+            )
+        if len(parts) > MOST_PARTS:
+            return _rejected(
+                Cause.AMBIGUOUS, f"{len(parts)} predictions changed: a pile that slid, not one item"
             )
         if len(parts) > 1 and len(parts) == len(touched):
             reason = f"the item was predicted as {len(parts)}"
