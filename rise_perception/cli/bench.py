@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 #: Benchmarks by name; the module of each has SUMMARY, EXAMPLES, add_arguments and run.
-BENCHMARKS = ("node", "soak", "learning", "training", "interaction")
+BENCHMARKS = ("node", "runtime", "soak", "learning", "training", "interaction")
 
 SUMMARY = f"measure on this machine: {', '.join(BENCHMARKS)}"
 EXAMPLES = """\

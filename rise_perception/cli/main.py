@@ -25,6 +25,7 @@ COMMANDS = (
     "episodes",
     "info",
     "export",
+    "selftest",
     "bench",
     "demo",
 )

@@ -1,0 +1,79 @@
+"""`rise selftest` and `rise bench runtime` with a tiny model: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+for _package in ("onnx", "onnxruntime", "openvino"):
+    pytest.importorskip(_package, reason=f"{_package} is not installed; pip install {_package}")
+
+
+@pytest.mark.slow
+def test_selftest_of_a_runtime(rise, tiny_model: Path) -> None:
+    status, out, err = rise("selftest", "--runtime", "openvino", "--model", tiny_model, "--device", "cpu")
+    assert status == 0, err
+    for text in (
+        "compared with torch: mask IoU",
+        "loaded from the cache",
+        "truncated engine noticed",
+        "changed weights",
+    ):
+        assert text in out
+
+
+def test_selftest_names_what_is_missing(rise) -> None:
+    if not torch.cuda.is_available():
+        status, _, err = rise("selftest", "--runtime", "tensorrt")
+        assert status == 2
+        assert "'tensorrt'" in err
+    for name in ("abacus", "torch"):
+        status, _, err = rise("selftest", "--runtime", name)
+        assert status == 2
+        assert f"{name!r}" in err
+
+
+@pytest.mark.slow
+def test_bench_runtime_writes_a_row_for_everything_it_measured(
+    rise, tiny_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed; pip install transformers")
+    status, out, err = rise(
+        *("bench", "runtime", "--model", tiny_model, "--size", "96x128", "--device", "cpu", "--frames", 2),
+        *("--runtimes", "torch", "onnxruntime", "--engine-dir", tmp_path / "engines"),
+        *("--json", tmp_path / "runtime.json"),
+    )
+    assert status == 0, err
+    written = json.loads((tmp_path / "runtime.json").read_text())
+    rows = {(row["name"], row["runtime"]): row for row in written["rows"]}
+    assert set(rows) == {
+        ("transformers Deformable DETR", "torch"),
+        ("torchvision Mask R-CNN", "torch"),
+        ("rise_perception", "torch"),
+        ("rise_perception", "onnxruntime"),
+    }
+    for (name, runtime), row in rows.items():
+        assert {"model", "precision", "device"} <= set(row)
+        assert 0 < row["median_ms"] <= row["p95_ms"]
+        assert row["peak_mb"] > 50
+        assert name in out
+        assert runtime in out
+        if name == "rise_perception":
+            assert row["model"].startswith("tiny_rgb-")
+            assert 0 < row["peak_share"] < 1
+    assert 0 < written["gflop"] < 1
+    assert written["peak_gflops"] > 1
+    assert "aim: 0.40" in out
+
+
+def test_bench_runtime_refuses_nonsense(rise) -> None:
+    for arguments, text in (
+        (("--frames", 0), "--frames is 0"),
+        (("--size", "640"), "--size is '640'"),
+        (("--model", "no_such"), "no_such"),
+    ):
+        status, _, err = rise("bench", "runtime", *arguments)
+        assert (status, text in err) == (2, True), err
