@@ -21,6 +21,7 @@ from rise_perception.data import ros_images
 from rise_perception.errors import RiseError
 from rise_perception.frame import check_depth
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
+from rise_perception.nodes.engine_action import EngineAction
 from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
@@ -55,6 +56,17 @@ class SegmentationNode(LifecycleNode):
             0.0,
             "Instances that score below are dropped; 0 takes the model's own threshold.",
             between=(0.0, 1.0),
+        )
+        self._runtime = declare(
+            self,
+            "runtime",
+            "torch",
+            "What runs the network: torch, auto (the fastest here), onnxruntime, openvino, tensorrt, ...; "
+            "torch serves until its engine is built.",
+        )
+        self._precision = declare(self, "precision", "fp32", "Precision of the engine: fp32, fp16 or bf16.")
+        self._engine_dir = declare(
+            self, "engine_dir", "", "Folder of the engine cache; empty: ~/.cache/rise_perception/engines."
         )
         self.autostart = declare(
             self, "autostart", True, "Configure and activate at start, without a manager."
@@ -99,10 +111,12 @@ class SegmentationNode(LifecycleNode):
         self._models_served = 0
         self._target: int | None = None
         self._known_ids: list[int] = []
+        self._image_size: tuple[int, int] | None = None
         self._failure = ""
         self._rate_mark = (time.monotonic(), 0)
         self._diagnostics = Diagnostics(self, self._conditions)
         self._service = self.create_service(SetTarget, "~/set_target", self._on_set_target)
+        self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         self._opened = time.monotonic()
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow_listeners)
 
@@ -112,8 +126,15 @@ class SegmentationNode(LifecycleNode):
         """Loads and warms up the model, creates the publishers and the worker thread."""
         self.get_logger().info(f"loading model {self._model!r} on device {self._device!r}")
         try:
-            segmenter = Segmenter.load(self._model, self._device, self._threshold or None)
-            _warm_up(segmenter)
+            segmenter = Segmenter.load(
+                self._model,
+                self._device,
+                self._threshold or None,
+                self._runtime,
+                self._precision,
+                self._engine_dir or None,
+            )
+            segmenter.warm_up()
         except RiseError as error:
             self._failure = str(error)
             self._diagnostics.error(f"cannot be configured: {error}")
@@ -174,6 +195,8 @@ class SegmentationNode(LifecycleNode):
             self._inputs.stop()
         if self._worker is not None:
             self._worker.join()
+        if self._segmenter is not None:
+            self._segmenter.close()
         if self._outputs is not None:
             self._outputs.destroy()
         self._inputs = self._outputs = self._worker = self._segmenter = None
@@ -199,6 +222,7 @@ class SegmentationNode(LifecycleNode):
         assert self._outputs is not None
         header = pair.color.header
         image = ros_images.to_rgb8(pair.color)
+        self._image_size = image.shape[0], image.shape[1]
         depth = self._depth(pair, image)
         instances = self._tracker.update(self._segmenter(image, depth), pair.stamp)
         self._known_ids = instances.ids.tolist()
@@ -265,7 +289,7 @@ class SegmentationNode(LifecycleNode):
         budget = self.get_parameter("latency_budget_ms").value
         latency = self._diagnostics.latency_median()
         values["latency budget (ms)"] = f"{budget:.0f}"
-        found: list[Condition] = [(OK, "", values)]
+        found: list[Condition] = [(OK, "", values), *self._engine_conditions(self._segmenter)]
         if not self._active:
             return [*found, (WARN, "inactive", {})]
         if not inputs.is_open:
@@ -283,8 +307,23 @@ class SegmentationNode(LifecycleNode):
             found.append((WARN, f"latency {latency * 1e3:.0f} ms exceeds the budget of {budget:.0f} ms", {}))
         return found
 
+    def _engine_conditions(self, segmenter: Segmenter) -> list[Condition]:
+        """Which runtime serves, whether its engine matches, and why another one had to step in."""
+        models = segmenter.models
+        model = next((m for m in models if m.card.version == segmenter.last_model), models[0])
+        values = {
+            "runtime": model.serving,
+            "runtime asked for": f"{self._runtime} {self._precision}",
+            "engine": model.engine or "none",
+            "fallback": model.fallback or "none",
+        }
+        if not model.fallback or model.is_building:
+            return [(OK, f"torch serves while {model.fallback}" if model.fallback else "", values)]
+        return [(WARN, f"torch serves instead of an engine: {model.fallback}", values)]
+
     def destroy_node(self) -> None:
         """Stops the worker before the node goes; a frame that takes long does not hold up the end."""
+        self._engines.destroy()
         if self._inputs is not None:
             self._inputs.stop()
         if self._worker is not None:
@@ -293,15 +332,6 @@ class SegmentationNode(LifecycleNode):
                 return
         self._release()
         super().destroy_node()
-
-
-def _warm_up(segmenter: Segmenter) -> None:
-    """Runs every network once, so that the first frame is not slower than the others."""
-    image = np.zeros((240, 320, 3), np.uint8)
-    if segmenter.uses_depth:
-        segmenter(image, np.ones((240, 320), np.float32))
-    if not segmenter.needs_depth:
-        segmenter(image)
 
 
 def create() -> SegmentationNode:
