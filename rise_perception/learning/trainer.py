@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from rise_perception.data.coco import CocoDataset
@@ -32,6 +31,7 @@ from rise_perception.learning.validation import validate
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, read_card, save_model
 from rise_perception.network.convert import initialise
+from rise_perception.network.outputs import QueryOutputs
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -76,6 +76,8 @@ class Trainer:
 
     def run(self) -> ModelCard:
         """Train up to ``optimisation.iterations`` and write the model; a second call goes on where it was."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a run needs it
+
         config, steps = self.config, self.config.optimisation
         if config.data.validation:
             # What is wrong with the file should show now, not when the training is over.
@@ -164,8 +166,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             pseudo = self.pseudo_labels(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            outputs = self.network(batch.images, batch.padding)
-            losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, self.config.loss)
+            losses = unified_loss(
+                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, self.config.loss
+            )
         values = {}
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
@@ -174,6 +177,10 @@ class Trainer:
                 self.config.self_supervision, self.iteration, steps.iterations
             )
         return losses, values
+
+    def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
+        """What the student is judged by: its predictions on all views, given the pseudo-labels."""
+        return self.network(batch.images, batch.padding)
 
     @torch.no_grad()
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
