@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import math
-import resource
 import subprocess
 import sys
 import time
@@ -135,7 +134,7 @@ def _run(task: Task) -> dict[str, Any]:
         call()
         spent.append((time.perf_counter() - start) * 1e3)
     if task.device == "cpu":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _peak_memory()
     else:
         free, total = torch.cuda.mem_get_info()
         peak = max(torch.cuda.max_memory_reserved(), total - free) / 2**20
@@ -145,6 +144,14 @@ def _run(task: Task) -> dict[str, Any]:
         "p95_ms": float(np.quantile(spent, 0.95)),
         "peak_mb": peak,
     }
+
+
+def _peak_memory() -> float:
+    """MB that this process has held at most. (getrusage would count what its parent held, too.)"""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RiseError("peak memory is read from /proc/self/status, which this system does not have")
 
 
 Call = Callable[[], object]
