@@ -113,8 +113,8 @@ class Scenes(Dataset[Scene]):
     def __init__(self, config: TrainConfig) -> None:
         network, data = config.network, config.data
         depth = network.input == "rgbd"
-        self.labelled = _Sources([open_labelled(p, network.classes, depth) for p in data.train])
-        self.unlabelled = _Sources([open_unlabelled(p, depth) for p in data.unlabelled])
+        self.labelled = Sources([open_labelled(p, network.classes, depth) for p in data.train])
+        self.unlabelled = Sources([open_unlabelled(p, depth) for p in data.unlabelled])
         self.config, self.seed = config, config.optimisation.seed
         weak = GeometricAugmentation(data.scale, rotation=data.rotation)
         self.make = SequenceMaker(config.sequences, weak, data.augmentation)
@@ -149,7 +149,7 @@ class Scenes(Dataset[Scene]):
     def _bank_image(self, index: int) -> LabelledImage:
         return self._readable(self.labelled, index)[0]
 
-    def _readable(self, sources: _Sources, index: int) -> tuple[LabelledImage, LabelledImage | None]:
+    def _readable(self, sources: Sources, index: int) -> tuple[LabelledImage, LabelledImage | None]:
         """Image ``index``, or the next one that is not broken, and its real later frame; both shrunk."""
         for step in range(len(sources)):
             try:
@@ -165,7 +165,7 @@ class Scenes(Dataset[Scene]):
         raise DataError(f"none of the {len(sources)} images can be read; see the messages above")
 
 
-class _Sources:
+class Sources:
     """Several sources, numbered through."""
 
     def __init__(self, sources: list[ImageSource]) -> None:
@@ -176,6 +176,7 @@ class _Sources:
         return int(self.ends[-1]) if self.sources else 0
 
     def pair(self, index: int) -> tuple[LabelledImage, LabelledImage | None]:
+        """Image ``index`` of all, and its real later frame."""
         which = int(np.searchsorted(self.ends, index, side="right"))
         source, index = self.sources[which], index - (int(self.ends[which - 1]) if which else 0)
         return source[index], source.after(index)

@@ -1,0 +1,145 @@
+"""The validation gate: what a candidate must reach, against the serving model, before it may serve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rise_perception.errors import ConfigError, ModelError
+from rise_perception.evaluation.coco import coco_scores
+from rise_perception.evaluation.regions import CONTAINER, category_name
+from rise_perception.instances import Instances
+from rise_perception.interaction.episode import Episode
+from rise_perception.interaction.lesson import Lesson
+from rise_perception.learning.validation import predicted_pairs
+from rise_perception.runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """What lets a candidate pass.
+
+    Attributes:
+        max_anchor_drop: AP that may be lost on the held-out anchors.
+        min_gain: mean IoU that has to be won on the held-out interactions.
+        certainty: standard errors by which the gain has to lie above zero, so that luck is no gain.
+        min_heldout: held-out labels below which nothing can be judged.
+    """
+
+    max_anchor_drop: float = 0.01
+    min_gain: float = 0.01
+    certainty: float = 1.0
+    min_heldout: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("max_anchor_drop", "min_gain", "certainty"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"gate.{name} is {value}; it must be 0 or more")
+        if self.min_heldout < 2:
+            raise ConfigError(f"gate.min_heldout is {self.min_heldout}; it must be at least 2")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's figures.
+
+    Attributes:
+        anchor_ap: AP of the objects on the held-out anchors.
+        heldout: (N,) for each label of the held-out interactions the IoU of the instance that fits it best.
+    """
+
+    anchor_ap: float
+    heldout: np.ndarray
+
+    @property
+    def heldout_mean(self) -> float:
+        """NaN without labels."""
+        return float(self.heldout.mean()) if len(self.heldout) else math.nan
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Whether a candidate passes, and why or why not, with the numbers."""
+
+    accepted: bool
+    reason: str
+
+
+def judge(serving: Measured, candidate: Measured, config: GateConfig) -> Judgement:
+    """Compare a candidate with what serves; both were measured on the same images and labels."""
+    count = len(serving.heldout)
+    if count < config.min_heldout:
+        return Judgement(
+            False, f"{count} held-out labels cannot judge it; gate.min_heldout is {config.min_heldout}"
+        )
+    gain = candidate.heldout - serving.heldout
+    mean, error = float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(count))
+    drop = serving.anchor_ap - candidate.anchor_ap
+    figures = (
+        f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out IoU "
+        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} labels"
+    )
+    # Written so that a figure that is not a number refuses.
+    if not drop <= config.max_anchor_drop:
+        return Judgement(False, f"the anchors drop by more than {config.max_anchor_drop}: {figures}")
+    if not mean >= config.min_gain:
+        return Judgement(False, f"the held-out interactions do not improve by {config.min_gain}: {figures}")
+    if not mean > config.certainty * error:
+        return Judgement(
+            False, f"the gain on the held-out interactions may be luck (error {error:.3f}): {figures}"
+        )
+    return Judgement(True, figures)
+
+
+def measure(
+    folder: Path, anchors: str | Path, interactions: Iterable[tuple[Episode, Lesson]], device: str = "cpu"
+) -> Measured:
+    """Measure a model.
+
+    Args:
+        folder: of the model.
+        anchors: COCO annotation file of the held-out anchors.
+        interactions: the held-out episodes.
+        device: where the network runs.
+
+    Raises:
+        ConfigError: the anchors hold no object.
+    """
+    anchor_ap = coco_scores(predicted_pairs(folder, anchors, device)).ap
+    if anchor_ap is None:
+        raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
+    segmenter = Segmenter.load(folder, device)
+    found: list[float] = []
+    for episode, lesson in interactions:
+        frame = episode.before.frame
+        try:
+            instances = segmenter(frame.image, frame.depth)
+        except ModelError:  # a model that needs depth finds nothing where there is none
+            instances = Instances.empty(*frame.image.shape[:2])
+        found += best_overlaps(lesson.masks, instances)
+    return Measured(anchor_ap, np.array(found))
+
+
+def best_overlaps(masks: np.ndarray, instances: Instances) -> list[float]:
+    """For each of (N, H, W) bool masks the IoU of the item that fits it best; 0 where none touches it.
+
+    Instances share no pixel, so that guessing many shapes does not help.
+    """
+    names = [category_name(name) for name in instances.class_names]
+    items = [row for row in range(len(instances)) if names[int(instances.classes[row])] != CONTAINER]
+    areas = instances.areas()
+    result = []
+    for mask in masks:
+        shared = np.bincount(instances.label_map[mask], minlength=int(instances.labels.max(initial=0)) + 1)
+        size = int(mask.sum())
+        overlaps = [
+            int(shared[instances.labels[row]]) / (size + int(areas[row]) - int(shared[instances.labels[row]]))
+            for row in items
+        ]
+        result.append(max(overlaps, default=0.0))
+    return result

@@ -1,0 +1,182 @@
+"""Episodes as training images of which only some objects are known.
+
+What an episode shows for certain becomes a target. What was predicted there, and is seen again unmoved, has
+an identity in both frames and teaches the embeddings; its mask is a guess and no target. Everything else in
+the picture is unknown: neither an object nor background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from rise_perception.data.coco import LabelledImage
+from rise_perception.instances import Instances
+from rise_perception.interaction.episode import Episode
+from rise_perception.interaction.lesson import Lesson
+from rise_perception.interaction.store import Entry, EpisodeStore
+from rise_perception.learning.bank import SMALLEST, SeededBank
+from rise_perception.learning.batches import Scenes, Sources
+from rise_perception.learning.config import TrainConfig
+from rise_perception.learning.sequence import FIRST_PASTED
+from rise_perception.network.config import NetworkConfig
+
+#: Identities from here up to those of pasted objects belong to predictions that are seen again, unmoved.
+FIRST_UNMOVED = 500_000
+#: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
+LEAST_CONTRAST = 4.0
+#: For the bank: an anchor image has about this many objects for the one of an episode.
+OBJECTS_OF_AN_ANCHOR = 4
+
+
+def is_certain(ids: np.ndarray) -> np.ndarray:
+    """Which of the identities (N,) belong to objects whose masks are known: labels and pasted objects."""
+    return (ids < FIRST_UNMOVED) | (ids >= FIRST_PASTED)
+
+
+def objection(episode: Episode, lesson: Lesson, with_depth: bool) -> str:
+    """Why nothing can be learned from an episode; empty when something can.
+
+    Args:
+        episode: the frames.
+        lesson: the labels of the frame before.
+        with_depth: the model sees depth.
+    """
+    if not lesson.teaches:
+        return f"no label ({lesson.reason})"
+    if int(lesson.masks.sum((1, 2)).min()) < SMALLEST:
+        return "a label is too small"
+    for side, frame in (("before", episode.before.frame), ("after", episode.after.frame)):
+        if float(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).std()) < LEAST_CONTRAST:
+            return f"the frame {side} is blank"
+        if with_depth and (frame.depth is None or not (frame.depth > 0).any()):
+            return f"the frame {side} has no depth"
+    return ""
+
+
+class EpisodeImages:
+    """The frames of episodes as a source of images: 2k is the frame before of episode k, 2k + 1 that after.
+
+    Args:
+        store: where they are.
+        entries: which.
+        network: class names, and whether depth is wanted.
+    """
+
+    def __init__(self, store: EpisodeStore, entries: list[Entry], network: NetworkConfig) -> None:
+        self.store, self.entries, self.network = store, entries, network
+        self._last: tuple[Entry, tuple[Episode, Lesson]] | None = None
+
+    def __len__(self) -> int:
+        return 2 * len(self.entries)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Known objects have their rank among the labels as id; unmoved ones from FIRST_UNMOVED on."""
+        entry, episode, lesson = self._read(index)
+        if index % 2:
+            return self._image(f"{entry.id} after", episode, False, *_none(episode))
+        masks, ids, classes = _unmoved(episode, lesson, self.network)
+        kinds = [_class_of(mask, episode.before.instances, self.network) for mask in lesson.masks]
+        return self._image(
+            f"{entry.id} before",
+            episode,
+            True,
+            np.concatenate([lesson.masks, masks]),
+            np.concatenate([np.arange(len(lesson.masks)), ids]).astype(np.int64),
+            np.concatenate([kinds, classes]).astype(np.int64),
+        )
+
+    def after(self, index: int) -> LabelledImage | None:
+        """The frame after of a frame before, with what has not moved."""
+        if index % 2:
+            return None
+        entry, episode, lesson = self._read(index)
+        masks, ids, classes = _unmoved(episode, lesson, self.network)
+        height, width = masks.shape[1:]
+        moved = [
+            cv2.warpAffine(m.astype(np.uint8), lesson.to_after, (width, height), flags=cv2.INTER_NEAREST) > 0
+            for m in masks
+        ]
+        there = np.stack(moved) if moved else masks
+        return self._image(f"{entry.id} after", episode, False, there, ids, classes)
+
+    def _read(self, index: int) -> tuple[Entry, Episode, Lesson]:
+        """An episode; both its frames are asked for one after the other."""
+        entry = self.entries[index // 2]
+        if self._last is None or self._last[0] != entry:
+            self._last = entry, self.store.read(entry)
+        return entry, *self._last[1]
+
+    def _image(
+        self,
+        name: str,
+        episode: Episode,
+        first: bool,
+        masks: np.ndarray,
+        ids: np.ndarray,
+        classes: np.ndarray,
+    ) -> LabelledImage:
+        frame = (episode.before if first else episode.after).frame
+        depth = frame.depth if self.network.input == "rgbd" else None
+        return LabelledImage(name, frame.image, depth, masks, classes, ids)
+
+
+class EpisodeScenes(Scenes):
+    """Pseudo-sequences of labelled anchors and of episodes; the bank holds cut-outs of both.
+
+    Args:
+        config: names the anchors; its unlabelled sources are not used.
+        episodes: the images of episodes.
+    """
+
+    def __init__(self, config: TrainConfig, episodes: EpisodeImages) -> None:
+        super().__init__(config)
+        self.unlabelled = Sources([episodes])
+        network = config.network
+        containers = frozenset(network.classes.index(name) for name in network.containers)
+        count = len(episodes.entries)
+        #: So many anchors give cut-outs that about half of the bank comes from episodes.
+        self.banked_anchors = min(len(self.labelled), max(1, count // OBJECTS_OF_AN_ANCHOR))
+        size = self.banked_anchors + count
+        self.bank = SeededBank(self._bank_image, size, containers, config.sequences.bank, self.seed)
+
+    def _bank_image(self, index: int) -> LabelledImage:
+        if index < self.banked_anchors:
+            return super()._bank_image(index)
+        sample, _ = self._readable(self.unlabelled, 2 * (index - self.banked_anchors))
+        certain = is_certain(sample.ids)
+        return replace(
+            sample, masks=sample.masks[certain], classes=sample.classes[certain], ids=sample.ids[certain]
+        )
+
+
+def _none(episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    nothing = np.zeros(0, np.int64)
+    return np.zeros((0, *episode.before.frame.image.shape[:2]), bool), nothing, nothing
+
+
+def _unmoved(
+    episode: Episode, lesson: Lesson, network: NetworkConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks (K, H, W), identities and classes of the predictions that look the same in the frame after."""
+    found = episode.before.instances
+    if found is None or len(lesson.unmoved) == 0:
+        return _none(episode)
+    masks = found.label_map[None] == lesson.unmoved[:, None, None]
+    classes = [_class_of(mask, found, network) for mask in masks]
+    return masks, FIRST_UNMOVED + lesson.unmoved.astype(np.int64), np.array(classes, np.int64)
+
+
+def _class_of(mask: np.ndarray, found: Instances | None, network: NetworkConfig) -> int:
+    """The class of the prediction that covers most of a mask; the first class of items where none does."""
+    items = [index for index, name in enumerate(network.classes) if name not in network.containers]
+    if found is not None and len(found):
+        shared = [int((found.label_map[mask] == label).sum()) for label in found.labels]
+        name = found.class_names[int(found.classes[int(np.argmax(shared))])]
+        if max(shared) > 0.5 * mask.sum() and name in network.classes:
+            index = network.classes.index(name)
+            if index in items:
+                return index
+    return items[0]

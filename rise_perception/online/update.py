@@ -1,0 +1,250 @@
+"""One update: the learning room's trainer on anchors and episodes, from the serving weights, in a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+import torch
+from torch import Tensor, nn
+
+from rise_perception.errors import ConfigError
+from rise_perception.interaction.store import Entry, EpisodeStore
+from rise_perception.learning.batches import Batch, training_loader, with_plain_errors
+from rise_perception.learning.boxes import to_corners
+from rise_perception.learning.config import (
+    DataConfig,
+    OptimisationConfig,
+    SelfSupervisionConfig,
+    SequenceConfig,
+    TrainConfig,
+)
+from rise_perception.learning.criterion import LossConfig
+from rise_perception.learning.matching import Targets
+from rise_perception.learning.state import MovingAverage
+from rise_perception.learning.trainer import Trainer
+from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.outputs import QueryOutputs
+from rise_perception.online.model_store import StoredModel
+from rise_perception.online.scenes import EpisodeImages, EpisodeScenes, is_certain
+
+#: A query is judged where more than this share of its box, or its centre, lies on a known object.
+JUDGED = 0.3
+#: Logit of a query that is not judged: its loss and gradient vanish.
+SILENT = -30.0
+#: Share of an update over which the learning rate rises.
+WARM_UP = 0.1
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """How a candidate is trained.
+
+    Attributes:
+        iterations: most steps.
+        seconds: most time they may take.
+        batch: views of labelled anchors in a step, an even number.
+        episode_batch: views of episodes, likewise.
+        learning_rate: of AdamW; the backbone learns at a tenth of it.
+        average: decay of the moving average of the weights, which teaches, and which the candidate is.
+        objects: most objects of the bank pasted on an image.
+        label_weight: weight of what the episodes and the teacher say, beside the anchors' labels (l4).
+        augmentation: strength of the colour augmentation.
+        scale: range of the geometric scale factor.
+        threads: CPU threads of a step; 0 leaves PyTorch's choice.
+        seed: of order and augmentation.
+    """
+
+    iterations: int = 200
+    seconds: float = 600.0
+    batch: int = 4
+    episode_batch: int = 4
+    learning_rate: float = 1e-4
+    average: float = 0.98
+    objects: int = 4
+    label_weight: float = 1.0
+    augmentation: float = 0.5
+    scale: tuple[float, float] = (0.8, 1.3)
+    threads: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.iterations < 1 or not self.seconds > 0:
+            raise ConfigError(
+                f"an update has {self.iterations} iterations and {self.seconds} seconds; both must be above 0"
+            )
+        if not 0 < self.average < 1:
+            raise ConfigError(f"average is {self.average}; it must lie between 0 and 1, such as 0.98")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an update is; ``loss`` is a running mean."""
+
+    stage: str
+    iteration: int = 0
+    iterations: int = 0
+    loss: float = float("nan")
+    seconds_left: float = float("nan")
+
+
+class Stopped(Exception):
+    """Somebody asked for the end of an update; nothing of it stays."""
+
+
+class SteadyAverage(MovingAverage):
+    """The average of weights that are good from the start: its decay does not begin low."""
+
+    def update(self, network: nn.Module, iteration: int) -> None:
+        """Take in the weights after a step."""
+        super().update(network, sys.maxsize)
+
+
+class EpisodeTrainer(Trainer):
+    """The unified loss with episodes as the unlabelled images: their certain objects join the pseudo-labels.
+
+    In an episode's frame no query is judged that lies off all known and pseudo-labelled objects: what nobody
+    knows is not taught as background. What lies on them is: a prediction that holds an item and its neighbour
+    is wrong, and learns so.
+    """
+
+    def __init__(self, config: TrainConfig, command: str, device: str = "cpu") -> None:
+        super().__init__(config, command, device)
+        self.average = SteadyAverage(self.network, config.optimisation.average)
+
+    def pseudo_labels(self, batch: Batch) -> list[Targets]:
+        """The certain objects of each episode's scene, and what the teacher sees beside them."""
+        known = [_certain(targets) for targets in batch.targets]
+        found = super().pseudo_labels(replace(batch, targets=known))
+        first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
+        return [seen if len(seen) else known[i] for seen, i in zip(found, first_views, strict=True)]
+
+    def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
+        """Predictions of which those on what nobody knows are silent."""
+        first_views = (~batch.labelled).nonzero().flatten()[::2]
+        return without_unknown(super().predictions(batch, pseudo), first_views, pseudo)
+
+
+def _certain(targets: Targets) -> Targets:
+    kept = torch.from_numpy(is_certain(targets.ids.cpu().numpy())).to(targets.ids.device)
+    return Targets(*(t[kept] for t in (targets.classes, targets.boxes, targets.masks, targets.ids)))
+
+
+def without_unknown(outputs: QueryOutputs, images: Tensor, targets: list[Targets]) -> QueryOutputs:
+    """Silence the queries of some images that lie off all their targets.
+
+    Args:
+        outputs: predictions.
+        images: (n,) int64, the images of which not every object is known.
+        targets: what is known of each of them.
+    """
+
+    def silenced(stage: QueryOutputs) -> Tensor:
+        unknown = torch.zeros(stage.logits.shape[:2], dtype=torch.bool, device=stage.logits.device)
+        for image, objects in zip(images.tolist(), targets, strict=True):
+            unknown[image] = ~is_judged(stage.boxes[image].detach().float(), objects.boxes)
+        return stage.logits.masked_fill(unknown[..., None], SILENT)
+
+    return replace(
+        outputs,
+        logits=silenced(outputs),
+        auxiliary=[replace(stage, logits=silenced(stage)) for stage in outputs.auxiliary],
+    )
+
+
+def is_judged(boxes: Tensor, known: Tensor) -> Tensor:
+    """(Q, 4) and (N, 4) centre boxes -> (Q,) bool: which of the queries lie on a known object."""
+    mine, theirs = to_corners(boxes)[:, None], to_corners(known)[None]  # (Q, 1, 4), (1, N, 4)
+    size = torch.minimum(mine[..., 2:], theirs[..., 2:]) - torch.maximum(mine[..., :2], theirs[..., :2])
+    shared = size.clamp(min=0).prod(-1)
+    centre = boxes[:, None, :2]
+    inside = ((centre > theirs[..., :2]) & (centre < theirs[..., 2:])).all(-1)
+    return (inside | (shared > JUDGED * boxes[:, None, 2:].prod(-1))).any(1)
+
+
+def training_config(
+    config: UpdateConfig, parent: StoredModel, anchors: tuple[str, ...], out: Path
+) -> TrainConfig:
+    """The learning room's configuration of an update."""
+    return TrainConfig(
+        name=parent.card.name.split("-snapshot")[0],
+        out=str(out),
+        init=str(parent.folder),
+        data=DataConfig(
+            train=anchors,
+            broken="skip",
+            augmentation=config.augmentation,
+            scale=config.scale,
+            workers=0,  # the learner is a guest: the loader shares the step's thread
+        ),
+        # A handful of images says nothing about the statistics of norms.
+        network=replace(parent.card.network, pretrained=False, frozen_norm=True),
+        loss=LossConfig(unlabelled_weight=config.label_weight),
+        sequences=SequenceConfig(objects=config.objects),
+        self_supervision=SelfSupervisionConfig(teacher="average"),
+        optimisation=OptimisationConfig(
+            iterations=config.iterations,
+            batch=config.batch,
+            unlabelled_batch=config.episode_batch,
+            learning_rate=config.learning_rate,
+            warmup=round(WARM_UP * config.iterations),
+            average=config.average,
+            threads=config.threads,
+            seed=config.seed,
+        ),
+    )
+
+
+def train_candidate(
+    config: UpdateConfig,
+    parent: StoredModel,
+    anchors: tuple[str, ...],
+    episodes: tuple[EpisodeStore, list[Entry]],
+    out: Path,
+    report: Callable[[Progress], None],
+    stop: Event,
+    device: str = "cpu",
+) -> tuple[ModelCard, int]:
+    """Train from the parent's weights and write the candidate into ``out``.
+
+    Returns:
+        its card, and the number of steps that the budget allowed.
+
+    Raises:
+        Stopped: ``stop`` was set.
+        ModelError: the loss is not finite any more.
+    """
+    full = training_config(config, parent, anchors, out)
+    trainer = EpisodeTrainer(full, "learner", device)
+    trainer.network.train()
+    images = EpisodeImages(*episodes, full.network)
+    begun, mean, step = time.monotonic(), float("nan"), 0
+    for batch in with_plain_errors(training_loader(EpisodeScenes(full, images), 0)):
+        loss = trainer.step(batch)["total"]
+        step += 1
+        mean = loss if step == 1 else 0.9 * mean + 0.1 * loss
+        spent = time.monotonic() - begun
+        left = min(config.seconds - spent, spent / step * (config.iterations - step))
+        report(Progress("training", step, config.iterations, mean, max(left, 0.0)))
+        if stop.is_set():
+            raise Stopped
+        if spent > config.seconds:
+            break
+    assert trainer.average is not None
+    trainer.network.load_state_dict(trainer.average.state)
+    count = len(episodes[1])
+    card = dataclasses.replace(
+        parent.card,
+        name=full.name,
+        data=f"{parent.version}, then {step} steps on {count} episodes and {', '.join(anchors)}",
+        command="learner",
+        metrics={},
+        git_revision="",
+        notes="",
+    )
+    return save_model(out, trainer.network, card), step
