@@ -14,10 +14,18 @@ import numpy as np
 import pytest
 import yaml
 
+from rise_perception.benchmarks.learning_page import missing_pieces, page
+from rise_perception.benchmarks.learning_plan import (
+    ABLATION_LABELS,
+    MAIN,
+    METHODS,
+    PARTS,
+    SELECTORS,
+    Piece,
+    plan,
+)
 from rise_perception.data.images import write_image
 from rise_perception.evaluation.regions import encode_mask
-from rise_perception.learning.benchmark_page import missing_pieces, page
-from rise_perception.learning.benchmark_plan import MAIN, METHODS, PARTS, SELECTORS, Piece, plan
 from rise_perception.resources import find
 
 NETWORK = {
@@ -101,6 +109,7 @@ def configs(tmp_path: Path) -> Path:
 
 
 ONE = ("--labels", "0.1", "--seeds", "0")
+ABLATION = ("--labels", f"{ABLATION_LABELS:g}", "--seeds", "0")
 
 
 def results(out: Path) -> dict[str, float]:
@@ -196,15 +205,15 @@ def test_what_was_begun_otherwise_is_refused(rise, data, configs, tmp_path):
 def test_a_piece_that_fails_is_named_and_the_others_are_done(rise, data, configs, tmp_path):
     (configs / "none.yaml").write_text("extends: learning.yaml\noptimisation: {learning_rate: 1e30}\n")
     command = ("bench", "learning", tmp_path, "--data", data, "--configs", configs)
-    status, text, err = rise(*command, "--methods", "none", "ps", *ONE)
+    status, text, err = rise(*command, "--methods", "none", "ps", *ABLATION)
     assert (status, "1 of 42" in text) == (2, True)
-    assert "none_0.1_seed0 failed" in err
-    assert list(results(tmp_path)) == ["ps_0.1_seed0"]
+    assert "none_0.01_seed0 failed" in err
+    assert list(results(tmp_path)) == ["ps_0.01_seed0"]
 
 
 def test_arguments_that_name_no_piece_and_data_that_are_not_there(rise, data, configs, tmp_path):
     command = ("bench", "learning", tmp_path / "out", "--configs", configs, "--data")
-    status, _, err = rise(*command, data, "--methods", "none", "--labels", "0.01")
+    status, _, err = rise(*command, data, "--methods", "none", "--labels", "0.1")
     assert (status, "no piece" in err) == (2, True)
     assert rise(*command, data, "--methods", "rice")[0] == 2
     assert rise(*command, data, "--pieces", "-1")[0] == 2
@@ -288,7 +297,7 @@ def test_the_plan_has_each_piece_once_and_the_main_table_first():
     assert [piece.seed for piece in pieces] == [0] * 6 + [1] * 6 + [2] * 6 + [0] * 8 + [1] * 8 + [2] * 8
     assert {piece.method for piece in pieces[:18]} == set(MAIN)
     for method in (*PARTS, *SELECTORS):
-        assert all(Piece(method, 0.1, seed) in pieces for seed in (0, 1, 2))
+        assert all(Piece(method, ABLATION_LABELS, seed) in pieces for seed in (0, 1, 2))
 
 
 def row(method: str, labels: float, seed: int, ap50: float) -> dict[str, Any]:
@@ -300,7 +309,7 @@ def row(method: str, labels: float, seed: int, ap50: float) -> dict[str, Any]:
 
 def test_tables_have_means_spreads_and_what_is_missing():
     rows = [row("supervised", 0.01, 0, 0.2), row("supervised", 0.01, 1, 0.4), row("rise", 0.01, 1, 0.5)]
-    rows += [row("quantile", 0.1, 2, 0.8)]
+    rows += [row("quantile", ABLATION_LABELS, 2, 0.8)]
     text = page(rows, FACTS)
     assert "| 1% | supervised | 0.150 ± 0.071 | 0.300 ± 0.141 | 0.075 ± 0.035 | 2 |" in text
     assert "| 1% | rise | 0.250 | 0.500 | 0.125 | 1 |" in text

@@ -13,10 +13,10 @@ import yaml
 from tiny import tiny_config
 from tiny_data import configure, write_data
 
+from rise_perception.benchmarks import training_step as cost
+from rise_perception.benchmarks.training_step import OURS, PEER, StepCost, StepJob, make_batch, measure_steps
 from rise_perception.cli import bench_training
 from rise_perception.errors import RiseError
-from rise_perception.learning import cost
-from rise_perception.learning.cost import OURS, PEER, StepCost, StepJob, make_batch, measure_steps
 
 
 def tiny_job(**changes: Any) -> StepJob:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from grasping import HEIGHT, WIDTH, label_map, picture
 
+from rise_perception.benchmarks.interaction_trials import from_label_map
 from rise_perception.errors import DataError
 from rise_perception.frame import Frame
 from rise_perception.interaction.attempts import Attempts, CaptureSettings, Gripper
 from rise_perception.interaction.episode import Outcome, Phase
 from rise_perception.interaction.frames import FrameBuffer, changed, measure, rim_changed
-from rise_perception.interaction.trials import from_label_map
 
 SECOND = 10**9
 SETTINGS = CaptureSettings(window=0.5, approach=3.0, timeout=3.0, expiry=30.0, history=8.0)

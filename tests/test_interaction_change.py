@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from grasping import HEIGHT, ITEMS, WIDTH, episode, label_map, picture
 
+from rise_perception.benchmarks.interaction_trials import altered, make_trial, overlap, read_trials
 from rise_perception.errors import DataError
 from rise_perception.frame import Frame
 from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.interaction.lesson import Cause, Verdict
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.registration import estimate_exposure, estimate_motion
-from rise_perception.interaction.trials import altered, make_trial, overlap, read_trials
 
 EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
 TRUTH = label_map(1) == 1

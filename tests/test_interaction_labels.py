@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 from grasping import HEIGHT, WIDTH, episode, label_map, picture
 
+from rise_perception.benchmarks.interaction_trials import overlap
 from rise_perception.interaction.episode import Episode, Observation
 from rise_perception.interaction.labels import taught_image, unmoved_masks
 from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.trials import overlap
 from rise_perception.learning.bank import cut_outs
 
 

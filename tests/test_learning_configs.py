@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rise_perception.learning.benchmark_plan import METHODS
+from rise_perception.benchmarks.learning_plan import METHODS
 from rise_perception.learning.config import TrainConfig, read_train_config
 from rise_perception.learning.trainer import rate_factor
 from rise_perception.resources import find

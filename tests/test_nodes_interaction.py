@@ -23,11 +23,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float32
 
 from rise_perception import resources
+from rise_perception.benchmarks.interaction_trials import from_label_map, overlap
 from rise_perception.data import ros_images
 from rise_perception.interaction.episode import Outcome
 from rise_perception.interaction.lesson import Verdict
 from rise_perception.interaction.store import EpisodeStore
-from rise_perception.interaction.trials import from_label_map, overlap
 from rise_perception.nodes.messages import instance_array
 
 pytestmark = pytest.mark.slow

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     """Render what is missing, measure, print, write JSON."""
     from tqdm import tqdm
 
+    from rise_perception.benchmarks.interaction import conditions, judge, summary
     from rise_perception.data.atomic import write_json
-    from rise_perception.interaction.measure import conditions, judge, summary
 
     for name in ("sequences", "picks"):
         if getattr(args, name) < 1:

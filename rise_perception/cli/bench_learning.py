@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rise_perception.learning.benchmark import LearningBenchmark
+    from rise_perception.benchmarks.learning import LearningBenchmark
 
 FAILED = 2
 SUMMARY = "learning: RISE against supervised training at few and many labels, and the parts of RISE"
@@ -25,7 +25,7 @@ share the work, start it several times on one folder: each process takes the nex
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
-    from rise_perception.learning.benchmark_plan import LABELS, METHODS, SEEDS
+    from rise_perception.benchmarks.learning_plan import LABELS, METHODS, SEEDS
 
     parser.add_argument("out", type=Path, metavar="OUT", help="folder; what is finished in it is kept")
     parser.add_argument("--data", type=Path, metavar="DIR", help="use this data set of `rise scenes stills`")
@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Work on the pieces, and write after each what is known by then; 2 when one failed."""
     from rise_perception import resources
+    from rise_perception.benchmarks.learning import LearningBenchmark
+    from rise_perception.benchmarks.learning_plan import plan
     from rise_perception.cli.train import git_revision
     from rise_perception.errors import ConfigError
-    from rise_perception.learning.benchmark import LearningBenchmark
-    from rise_perception.learning.benchmark_plan import plan
     from rise_perception.runtime.device import choose_device
 
     if args.pieces is not None and args.pieces < 0:
@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _publish(bench: LearningBenchmark, folders: list[Path]) -> None:
-    from rise_perception.learning.benchmark import claim
-    from rise_perception.learning.benchmark_page import write_results
+    from rise_perception.benchmarks.learning import claim
+    from rise_perception.benchmarks.learning_page import write_results
 
     # One process at a time, so that the last to write has seen all results.
     with claim(bench.out / "results.lock", wait=True):

@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, model: Path, size: tuple[int, int], device: str) -> int:
     from tqdm import tqdm
 
+    from rise_perception.benchmarks.runtimes import OURS, Task, gflop, measure, peak_gflops, rows_for
     from rise_perception.data.atomic import write_json
     from rise_perception.network.checkpoint import read_card
-    from rise_perception.runtime.benchmark import OURS, Task, gflop, measure, peak_gflops, rows_for
     from rise_perception.runtime.engine_cache import EngineCache
     from rise_perception.runtime.threads import cpu_threads
 
@@ -124,7 +124,7 @@ def _prepare(
 
 
 def _print(rows: list[dict[str, Any]], work: float, peak: float, size: tuple[int, int], device: str) -> None:
-    from rise_perception.runtime.benchmark import DETR, OURS
+    from rise_perception.benchmarks.runtimes import DETR, OURS
 
     base = next((r["median_ms"] for r in rows if r["name"] == DETR), None)
     print(f"{size[1]}x{size[0]} on {device}; ours {work:.1f} GFLOP, products reach {peak:.0f} GFLOP/s here")

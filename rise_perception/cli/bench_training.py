@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rise_perception.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rise_perception.learning.cost import StepCost, StepJob
-    from rise_perception.learning.loading_cost import RunCost
+    from rise_perception.benchmarks.training_run import RunCost
+    from rise_perception.benchmarks.training_step import StepCost, StepJob
 
 SUMMARY = "a training step: time and memory against the transformers library's Deformable DETR"
 EXAMPLES = """\
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure_step(args: argparse.Namespace, device: str) -> dict[str, Any]:
-    from rise_perception.learning.cost import StepJob, measure_steps
+    from rise_perception.benchmarks.training_step import StepJob, measure_steps
     from rise_perception.network.config import NetworkConfig
 
     if args.batch < 2 or args.batch % 2:
@@ -81,8 +81,8 @@ def _measure_step(args: argparse.Namespace, device: str) -> dict[str, Any]:
 
 
 def _measure_run(args: argparse.Namespace, device: str) -> dict[str, Any]:
+    from rise_perception.benchmarks.training_run import measure_run
     from rise_perception.learning.config import read_train_config
-    from rise_perception.learning.loading_cost import measure_run
 
     config = read_train_config(args.config)
     cost = measure_run(config, device, args.repeats)
@@ -127,7 +127,7 @@ def step_rows(costs: dict[str, StepCost]) -> list[dict[str, Any]]:
     """A row for each side; ``ratio`` and ``peak_ratio`` divide its figures by the peer's."""
     import numpy as np
 
-    from rise_perception.learning.cost import PEER
+    from rise_perception.benchmarks.training_step import PEER
 
     peer = costs[PEER]
     return [

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_perception.data.atomic import write_bytes, write_json, write_text
-from rise_perception.evaluation.plots import Bar, learning_plot
-from rise_perception.learning.benchmark_plan import (
+from rise_perception.benchmarks.learning_plan import (
     ABLATION_LABELS,
     LABELS,
     MAIN,
@@ -18,6 +16,8 @@ from rise_perception.learning.benchmark_plan import (
     Piece,
     plan,
 )
+from rise_perception.data.atomic import write_bytes, write_json, write_text
+from rise_perception.evaluation.plots import Bar, learning_plot
 
 #: What a method is called in the tables of the parts and of the filters.
 PART_TITLES = {
@@ -66,7 +66,7 @@ def write_results(rows: Sequence[dict[str, Any]], facts: dict[str, Any], folders
     """Write ``learning.json``, ``learning.md`` and ``learning.png``.
 
     Args:
-        rows: results of the finished pieces (:data:`~rise_perception.learning.benchmark_plan.ROW`).
+        rows: results of the finished pieces (:data:`~rise_perception.benchmarks.learning_plan.ROW`).
         facts: ``iterations``, ``batch``, ``unlabelled`` and ``images``, for the page.
         folders: where to.
     """

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from rise_perception.benchmarks.interaction_trials import (
+    Trial,
+    altered,
+    expected_verdicts,
+    overlap,
+    read_trials,
+)
 from rise_perception.frame import Frame
 from rise_perception.instances import Instances
 from rise_perception.interaction.episode import Observation
 from rise_perception.interaction.lesson import Lesson, Verdict
 from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.trials import Trial, altered, expected_verdicts, overlap, read_trials
 
 #: A label that overlaps no item by more is wrong.
 WRONG = 0.5

@@ -1,7 +1,8 @@
 """What a training step costs: this package's network against the transformers library's Deformable DETR.
 
-Each side lives in a process of its own (``python -m rise_perception.learning.cost``), so that its peak memory
-is its own; the parent makes them take steps in turn, so that whatever else the machine does hits both alike.
+Each side lives in a process of its own (``python -m rise_perception.benchmarks.training_step``), so that its
+peak memory is its own; the parent makes them take steps in turn, so that whatever else the machine does hits
+both alike.
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rise_perception.benchmarks.learning_plan import LABELS, ROW, SEEDS, Piece, plan
 from rise_perception.data.atomic import write_json
 from rise_perception.data.sources import open_images
 from rise_perception.data.splits import write_split
 from rise_perception.errors import ConfigError, DataError, RiseError
 from rise_perception.evaluation.coco import coco_scores
-from rise_perception.learning.benchmark_plan import LABELS, ROW, SEEDS, Piece, plan
 from rise_perception.learning.config import TrainConfig, read_train_config
 from rise_perception.learning.trainer import Trainer
 from rise_perception.learning.validation import predicted_pairs

@@ -1,7 +1,7 @@
 """What each runtime costs, from image to full-size masks, beside two well-known networks of the same size.
 
 Every row is measured in a process of its own, one after the other, on the same frame: its peak memory is then
-its own. ``python -m rise_perception.runtime.benchmark`` is that process.
+its own. ``python -m rise_perception.benchmarks.runtimes`` is that process.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def measure(task: Task) -> dict[str, Any]:
     Returns:
         the row of the report, or with ``error`` in place of figures.
     """
-    command = [sys.executable, "-m", "rise_perception.runtime.benchmark", json.dumps(asdict(task))]
+    command = [sys.executable, "-m", "rise_perception.benchmarks.runtimes", json.dumps(asdict(task))]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     row = {"name": task.name, "runtime": task.runtime, "precision": task.precision, "device": task.device}
     for line in reversed(done.stdout.splitlines()):
