@@ -13,11 +13,11 @@ from grasping import HEIGHT, WIDTH, episode, label_map, picture
 from tiny import box_targets, tiny_config
 from tiny_data import configure, write_data
 
+from rise_perception.benchmarks.interaction_trials import overlap
 from rise_perception.errors import ConfigError
 from rise_perception.frame import Frame
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import EpisodeStore
-from rise_perception.interaction.trials import overlap
 from rise_perception.learning.batches import collate, seeded_order
 from rise_perception.learning.criterion import LossConfig, supervised_loss
 from rise_perception.learning.sequence import FIRST_PASTED

@@ -132,12 +132,12 @@ except resources.RiseError as error:
     assert f"{tmp_path}/prefix/share/rise_perception/models" in missing
 
 
-@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml", "rise.rviz"])
+@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml", "learner_node.yaml", "rise.rviz"])
 def test_configuration_files_are_valid_yaml(file):
     assert yaml.safe_load((ROOT / "config" / file).read_text())
 
 
-@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml"])
+@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml", "learner_node.yaml"])
 def test_every_parameter_has_a_sentence_in_the_configuration(file):
     lines = (ROOT / "config" / file).read_text().splitlines()
     for before, line in itertools.pairwise(lines):

@@ -1,0 +1,341 @@
+"""Learns from the episodes on disk, in a process of its own; a version that passes the gate is handed on.
+
+One thread trains and measures; the executor answers services and tells how far it is. Nothing that goes wrong
+here reaches the segmentation node, which is asked to change its weights and may refuse.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.node import Node
+from rclpy.task import Future
+from rise_msgs.action import FineTune
+from rise_msgs.msg import LearnerStatus
+from rise_msgs.srv import ListModels, ReloadModel, RollbackModel, SnapshotModel
+from std_srvs.srv import SetBool, Trigger
+
+from rise_perception.errors import RiseError
+from rise_perception.interaction.store import EpisodeStore
+from rise_perception.nodes import learner_parameters, qos
+from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
+from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
+from rise_perception.nodes.running import run
+from rise_perception.online.learner import OnlineLearner, Update
+from rise_perception.online.model_store import ModelStore
+from rise_perception.online.update import Progress, Stopped
+from rise_perception.runtime.memory import keep_freed_memory
+from rise_perception.runtime.segmenter import find_model
+
+WORKER = "learner"
+LOOK_PERIOD = 2.0  # seconds between looks at the episodes
+TELL_PERIOD = 0.5  # seconds between reports
+LAST_STEP = 5.0  # seconds that the step in work gets when the process ends
+MOST_ITERATIONS = 1_000_000
+
+
+@dataclass
+class Job:
+    """An update: which episodes, how long, whether it may serve; ``outcome`` is its end, or a reason."""
+
+    ids: list[str] = field(default_factory=list)
+    iterations: int = 0
+    promote: bool = True
+    stop: threading.Event = field(default_factory=threading.Event)
+    outcome: Update | str | None = None
+
+
+class LearnerNode(Node):
+    """See the module; the parameters are in config/learner_node.yaml."""
+
+    def __init__(self) -> None:
+        super().__init__("learner_node")
+        p = self._given = learner_parameters.declare_all(self)
+        os.nice(p.nice)
+        config = learner_parameters.learner_config(p)
+        self._models = ModelStore(Path(p.models).expanduser(), True, p.max_versions)
+        self._models.begin(find_model(p.model))
+        episodes = Path(p.store).expanduser()
+        episodes.mkdir(parents=True, exist_ok=True)  # the interaction node may come later
+        self._learner = OnlineLearner(config, self._models, EpisodeStore(episodes))
+        self._state, self._detail = LearnerStatus.IDLE, "waiting for episodes"
+        self._progress = Progress("idle")
+        self._last: Update | None = None
+        self._tried = -1  # episodes in the store when an update could not begin
+        self._job: Job | None = None
+        self._jobs: queue.Queue[Job | None] = queue.Queue(1)
+        self._told = ""
+        self._said = ""
+        self._survey = self._learner.survey()
+        self._serving = self._models.current()
+        self._diagnostics = Diagnostics(self, self._conditions, ("learner", "learning"))
+        self._status = self.create_publisher(LearnerStatus, "~/status", qos.latched())
+        self.create_service(ListModels, "~/list_models", self._on_list)
+        self.create_service(RollbackModel, "~/rollback_model", self._on_rollback)
+        self.create_service(SnapshotModel, "~/snapshot_model", self._on_snapshot)
+        self.create_service(SetBool, "~/set_paused", self._on_pause)
+        self.create_service(Trigger, "~/reset", self._on_reset)
+        self._action = ActionServer(
+            self,
+            FineTune,
+            "~/fine_tune",
+            self._fine_tune,
+            goal_callback=self._on_goal,
+            cancel_callback=lambda _: CancelResponse.ACCEPT,
+        )
+        name = p.segmentation_node.rstrip("/")
+        self._reload = self.create_client(ReloadModel, f"{name}/reload_model") if name else None
+        self._asked = "" if self._serving is None else self._serving.version
+        self.create_timer(TELL_PERIOD, self._tell)
+        self._ended = threading.Event()
+        self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
+        self._worker.start()
+        self.get_logger().info(f"serving {self._models.serving().version}; episodes come from {episodes}")
+
+    # -- worker thread -----------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        """Updates when one is asked for or due, until the node ends; no update can end it."""
+        torch.set_num_threads(self._given.threads)
+        cv2.setNumThreads(1)
+        while not self._ended.is_set():
+            try:
+                job = self._jobs.get(timeout=LOOK_PERIOD)
+            except queue.Empty:
+                job = self._due()
+            if job is not None and not self._ended.is_set():
+                self._job = job
+                job.outcome = self._update(job)
+                self._job = None
+
+    def _due(self) -> Job | None:
+        try:
+            self._survey = self._learner.survey()
+            if self._survey.total != self._tried and self._learner.is_due():
+                return Job()
+        except (RiseError, OSError) as error:
+            self._diagnostics.error(f"cannot look at the episodes: {error}")
+        return None
+
+    def _update(self, job: Job) -> Update | str:
+        """Runs an update; gives its end, or why there is none."""
+        self._state = LearnerStatus.LEARNING
+        try:
+            update = self._learner.update(job.ids, job.iterations, job.promote, self._report, job.stop)
+        except Stopped:
+            self._rest(LearnerStatus.IDLE, "the update was stopped")
+            return "the update was stopped; nothing of it stays"
+        except (RiseError, OSError) as error:
+            self._rest(LearnerStatus.ERROR, str(error))
+            self._diagnostics.error(str(error))
+            return str(error)
+        except Exception as error:  # a learner on a robot goes on; the trace goes to the log
+            self.get_logger().error(traceback.format_exc())
+            self._rest(LearnerStatus.ERROR, f"internal error: {error!r}")
+            self._diagnostics.error(f"internal error, update dropped: {error!r}")
+            return repr(error)
+        self._last = update
+        self.get_logger().info(self._learner.memory.last_verdict)
+        self._rest(LearnerStatus.IDLE, "waiting for episodes")
+        return update
+
+    def _rest(self, state: int, detail: str) -> None:
+        self._survey = self._learner.survey()
+        if state == LearnerStatus.ERROR:
+            self._tried = self._survey.total  # until another episode comes, it would end the same way
+        self._state, self._detail, self._progress = state, detail, Progress("idle")
+
+    def _report(self, progress: Progress) -> None:
+        validating = progress.stage == "validating"
+        self._state = LearnerStatus.VALIDATING if validating else LearnerStatus.LEARNING
+        self._progress, self._detail = progress, progress.stage
+
+    # -- executor: services ------------------------------------------------------------------------
+
+    def _on_list(self, request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
+        current = self._models.current()
+        serving = "" if current is None else current.version
+        response.models = [model_info(model, serving) for model in self._models.versions()]
+        response.success, response.message = True, f"{len(response.models)} versions"
+        return response
+
+    def _on_rollback(
+        self, request: RollbackModel.Request, response: RollbackModel.Response
+    ) -> RollbackModel.Response:
+        try:
+            response.version = self._models.rollback(request.version).version
+            response.success, response.message = True, f"{response.version} serves"
+        except (RiseError, OSError) as error:
+            response.message = str(error)
+            response.version = self._current_version()
+        self._tell()
+        return response
+
+    def _on_snapshot(
+        self, request: SnapshotModel.Request, response: SnapshotModel.Response
+    ) -> SnapshotModel.Response:
+        try:
+            response.version = self._models.snapshot(request.note).version
+            response.success, response.message = True, f"kept as {response.version}"
+        except (RiseError, OSError) as error:
+            response.message = str(error)
+        return response
+
+    def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        try:
+            self._learner.pause(request.data)
+            self._stop_update(request.data)
+            response.success, response.message = True, "paused" if request.data else "resumed"
+        except OSError as error:
+            response.message = str(error)
+        self._tell()
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            self._stop_update(True)
+            response.message = f"{self._models.reset().version} serves, as in the beginning"
+            response.success = True
+        except (RiseError, OSError) as error:
+            response.message = str(error)
+        self._tell()
+        return response
+
+    def _stop_update(self, stops: bool) -> None:
+        job = self._job
+        if stops and job is not None:
+            job.stop.set()
+
+    def _current_version(self) -> str:
+        current = self._models.current()
+        return "" if current is None else current.version
+
+    # -- executor: the action ----------------------------------------------------------------------
+
+    def _on_goal(self, goal: Any) -> GoalResponse:
+        busy = self._job is not None or self._jobs.full()
+        valid = goal.iterations <= MOST_ITERATIONS and len(goal.episode_ids) <= 100_000
+        return GoalResponse.ACCEPT if valid and not busy else GoalResponse.REJECT
+
+    async def _fine_tune(self, handle: Any) -> Any:
+        goal = handle.request
+        job = Job(list(goal.episode_ids), goal.iterations, goal.promote)
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            job.outcome = "another update waits already"
+        while job.outcome is None and not self._ended.is_set():
+            if handle.is_cancel_requested:
+                job.stop.set()
+            progress = self._progress
+            handle.publish_feedback(
+                FineTune.Feedback(
+                    stage=progress.stage,
+                    iteration=progress.iteration,
+                    iterations=progress.iterations,
+                    loss=progress.loss,
+                    seconds_left=progress.seconds_left,
+                )
+            )
+            await self._pause(TELL_PERIOD)
+        outcome = "the node ends" if job.outcome is None else job.outcome
+        if isinstance(outcome, Update):
+            handle.succeed()
+        elif handle.is_cancel_requested:
+            handle.canceled()
+        else:
+            handle.abort()
+        return fine_tune_result(outcome)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let the executor do other things."""
+        over = Future()
+        timer = self.create_timer(seconds, lambda: over.done() or over.set_result(None))
+        try:
+            await over
+        finally:
+            self.destroy_timer(timer)
+
+    # -- executor: what is told --------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        """Publishes the status when it changed, and asks the segmentation node for what serves now."""
+        self._serving = self._models.current()
+        status = learner_status(
+            self._state_now(), self._learner.memory, self._survey, self._serving, self._progress, self._last
+        )
+        if str(status) != self._said:  # not by ==: figures that are not a number equal nothing
+            self._said = str(status)
+            status.header.stamp = self.get_clock().now().to_msg()
+            self._status.publish(status)
+        version = status.serving_version
+        if self._reload is not None and version != self._asked and self._reload.service_is_ready():
+            self._asked = version
+            self._reload.call_async(ReloadModel.Request(version=version)).add_done_callback(self._on_told)
+
+    def _on_told(self, future: Any) -> None:
+        answer = future.result()
+        self._told = "" if answer is None or answer.success else answer.message
+        if self._told:
+            self._diagnostics.error(f"the segmentation node refused {self._asked}: {self._told}")
+
+    def _state_now(self) -> tuple[int, str]:
+        if self._learner.memory.paused and self._job is None:
+            return LearnerStatus.PAUSED, "paused by request; episodes are still stored"
+        return self._state, self._detail
+
+    def _conditions(self) -> list[Condition]:
+        """What the diagnostics say besides errors."""
+        memory, progress, survey = self._learner.memory, self._progress, self._survey
+        state, detail = self._state_now()
+        values = {
+            "serving version": self._current_version(),
+            "database version": str(0 if self._serving is None else self._serving.database_version),
+            "promoted": str(0 if self._serving is None else self._serving.promoted),
+            "rejected": str(memory.rejected),
+            "last verdict": memory.last_verdict or "none",
+            "episodes": f"{survey.total}, of which {survey.usable} teach and {survey.new} are new",
+            "update": f"{progress.stage}, step {progress.iteration} of {progress.iterations}",
+            "segmentation node": self._told or "agrees",
+        }
+        if state == LearnerStatus.ERROR:
+            return [(ERROR, f"cannot learn: {detail}", values)]
+        if state == LearnerStatus.PAUSED:
+            return [(WARN, detail, values)]
+        return [(OK, detail, values)]
+
+    def destroy_node(self) -> None:
+        """Ends the update that runs; nothing of it stays."""
+        self._ended.set()
+        self._stop_update(True)
+        self._worker.join(LAST_STEP)
+        self._action.destroy()
+        if not self._worker.is_alive():
+            self._models.close()
+        super().destroy_node()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Learns until it is interrupted."""
+    keep_freed_memory()
+    status = run(LearnerNode, args)
+    if any(thread.name == WORKER for thread in threading.enumerate()):
+        # A step cannot be interrupted, and taking the interpreter down under it aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""The learner node, alive in a process of its own: versions by service, an update by action, a kill."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import picking
+import pytest
+import torch
+import yaml
+from action_msgs.msg import GoalStatus
+from rcl_interfaces.srv import DescribeParameters, ListParameters
+from rclpy.action import ActionClient
+from rclpy.parameter import Parameter
+from rise_msgs.action import FineTune
+from rise_msgs.msg import LearnerStatus
+from rise_msgs.srv import ListModels, RollbackModel, SnapshotModel
+from ros_graph import Graph, status_text
+from std_srvs.srv import SetBool, Trigger
+from tiny import tiny_config
+
+from rise_perception import resources
+from rise_perception.interaction.reconcile import learn_from
+from rise_perception.interaction.store import EpisodeStore
+from rise_perception.network.build import build_network
+from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.nodes import qos
+from rise_perception.nodes.learner_parameters import PARAMETERS
+from rise_perception.online.model_store import ModelStore
+
+pytestmark = pytest.mark.slow
+NODE = "/learner_node"
+
+
+class Robot:
+    """A learner node with a store of episodes and anchors; optionally a segmentation node."""
+
+    def __init__(self, folder: Path, **parameters: object) -> None:
+        self.graph, self.models = Graph(folder), folder / "models"
+        (folder / "data").mkdir()
+        torch.manual_seed(0)
+        network = build_network(tiny_config(**picking.NETWORK))
+        save_model(folder / "shipped", network, ModelCard("cell", network.config, score_threshold=0.0))
+        self.episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
+        for number in range(24):
+            grasp = picking.make_grasp(number)
+            self.episodes.add(grasp, learn_from(grasp))
+        self.parameters = {
+            "store": str(folder / "episodes"),
+            "models": str(self.models),
+            "model": str(folder / "shipped"),
+            "anchors": str(picking.write_anchors(folder / "data/anchors.json", 4, 0)),
+            "heldout_anchors": str(picking.write_anchors(folder / "data/heldout.json", 3, 1)),
+            "iterations": 3,
+            "batch": 2,
+            "episode_batch": 2,
+            "min_new": 1000,  # only on request
+            "nice": 3,
+            **parameters,
+        }
+        self.status = self.graph.listen(f"{NODE}/status", LearnerStatus, qos.latched())
+        self.process = self.start()
+        self.wait_for_status()
+
+    def start(self):
+        return self.graph.start("learner_node", self.parameters)
+
+    def wait_for_status(self) -> LearnerStatus:
+        seen = len(self.status)
+        return self.graph.wait(lambda: self.status[seen:] and self.status[-1], "a status")
+
+    def call(self, kind: type, name: str, **fields: object):
+        return self.graph.call(kind, f"{NODE}/{name}", kind.Request(**fields))
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    robot = Robot(tmp_path_factory.mktemp("robot"))
+    yield robot
+    robot.graph.close()
+
+
+def test_it_says_what_it_does_and_stands_back(robot):
+    status = robot.wait_for_status() if not robot.status else robot.status[-1]
+    base = ModelStore(robot.models).serving().version
+    assert (status.serving_version, status.database_version, status.promoted) == (base, 1, 0)
+    assert (status.episodes_total, status.episodes_accepted) == (24, 24)
+    assert math.isnan(status.loss)
+    assert os.getpriority(os.PRIO_PROCESS, robot.process.pid) >= 3
+    text = status_text(robot.graph.wait_for_diagnostics("waiting for episodes"))
+    assert f"serving version: {base}" in text
+    assert "24, of which 24 teach" in text
+
+
+def test_names_that_lead_outside_are_refused(robot):
+    for name in ("../shipped", "/etc/passwd", "a/b", ".lock", "current.json", "nothing-12345678"):
+        answer = robot.call(RollbackModel, "rollback_model", version=name)
+        assert not answer.success
+        assert answer.message
+        assert answer.version == ModelStore(robot.models).serving().version
+    answer = robot.call(RollbackModel, "rollback_model")
+    assert "first version" in answer.message
+
+
+def test_snapshot_list_rollback_and_reset(robot):
+    base = ModelStore(robot.models).serving().version
+    snapshot = robot.call(SnapshotModel, "snapshot_model", note="before the test")
+    assert snapshot.success, snapshot.message
+    listed = robot.call(ListModels, "list_models").models
+    assert {m.version: m.serving for m in listed} == {base: True, snapshot.version: False}
+    assert next(m for m in listed if not m.serving).note == "before the test"
+    answer = robot.call(RollbackModel, "rollback_model", version=snapshot.version)
+    assert (answer.success, answer.version) == (True, snapshot.version)
+    robot.graph.wait(lambda: robot.status[-1].serving_version == snapshot.version, "the status")
+    assert robot.status[-1].database_version == 2
+    assert robot.call(Trigger, "reset").success
+    assert ModelStore(robot.models).serving().version == base
+
+
+def test_pausing_is_remembered_and_resumed(robot):
+    assert robot.call(SetBool, "set_paused", data=True).success
+    robot.graph.wait(lambda: robot.status[-1].state == LearnerStatus.PAUSED, "the pause")
+    assert robot.graph.wait_for_diagnostics("paused by request").level == b"\x01"
+    assert robot.call(SetBool, "set_paused", data=False).success
+    robot.graph.wait(lambda: robot.status[-1].state == LearnerStatus.IDLE, "the end of the pause")
+
+
+def fine_tune(robot, **fields):
+    client = ActionClient(robot.graph.node, FineTune, f"{NODE}/fine_tune")
+    robot.graph.wait(client.server_is_ready, "the action")
+    stages: list[str] = []
+    sent = client.send_goal_async(FineTune.Goal(**fields), lambda m: stages.append(m.feedback.stage))
+    robot.graph.wait(sent.done, "the goal's answer")
+    assert sent.result().accepted
+    answer = sent.result().get_result_async()
+    robot.graph.wait(answer.done, "the result")
+    return answer.result(), stages
+
+
+def test_an_update_by_action_is_measured_and_a_useless_one_rejected(robot):
+    """Three steps teach a network at its random start nothing: the gate says so, with figures."""
+    base = ModelStore(robot.models).serving().version
+    answer, stages = fine_tune(robot, iterations=2, promote=True)
+    result = answer.result
+    assert answer.status == GoalStatus.STATUS_SUCCEEDED
+    assert result.success
+    assert not result.promoted
+    assert "held-out" in result.message
+    assert math.isfinite(result.anchor_ap_before + result.anchor_ap_after)
+    assert math.isfinite(result.heldout_ap_before + result.heldout_ap_after)
+    assert stages
+    robot.graph.wait(lambda: robot.status[-1].rejected == 1, "the count")
+    assert robot.status[-1].last_verdict.startswith("rejected: ")
+    assert ModelStore(robot.models).serving().version == base
+    answer, _ = fine_tune(robot, episode_ids=["nothing"])
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert "'nothing' is not stored" in answer.result.message
+    robot.graph.wait(lambda: robot.status[-1].state == LearnerStatus.ERROR, "the reason")
+
+
+def test_parameters_are_described_bounded_and_those_of_the_yaml_file(robot):
+    own = yaml.safe_load((resources.find("config") / "learner_node.yaml").read_text())
+    documented = own["/**/learner_node"]["ros__parameters"]
+    listed = robot.call(ListParameters, "list_parameters").result.names
+    names = [
+        n for n in listed if not n.startswith(("qos_overrides", "use_sim_time", "start_type_description"))
+    ]
+    assert sorted(names) == sorted(documented)
+    for descriptor in robot.call(DescribeParameters, "describe_parameters", names=names).descriptors:
+        assert descriptor.description.endswith("."), descriptor.name
+        if descriptor.type == Parameter.Type.DOUBLE.value:
+            assert descriptor.floating_point_range, descriptor.name
+    assert {name: default for name, (default, _, _) in PARAMETERS.items()} == documented
+
+
+def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
+    base = ModelStore(robot.models).serving().version
+    client = ActionClient(robot.graph.node, FineTune, f"{NODE}/fine_tune")
+    robot.graph.wait(client.server_is_ready, "the action")
+    client.send_goal_async(FineTune.Goal(iterations=100_000))
+    robot.graph.wait(lambda: robot.status[-1].iteration > 0, "a step")
+    os.kill(robot.process.pid, signal.SIGKILL)
+    robot.process.wait(10)
+    assert ModelStore(robot.models).serving().version == base
+    robot.process = robot.start()
+    robot.wait_for_status()
+    assert robot.status[-1].serving_version == base
+    assert not list(robot.models.glob(".incoming*"))
+    assert robot.process.stop() == 0
+
+
+def test_without_anchors_it_says_what_is_missing(tmp_path, tiny_model):
+    graph = Graph(tmp_path)
+    try:
+        parameters = {"models": str(tmp_path / "m"), "store": str(tmp_path / "e"), "model": str(tiny_model)}
+        process = graph.start("learner_node", parameters)
+        assert process.wait(60) == 2
+        assert "no labelled anchors to replay" in process.log_tail()
+    finally:
+        graph.close()
