@@ -13,7 +13,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rise_msgs.srv import SetTarget
+from rise_msgs.srv import ReloadModel, SetTarget
 from ros_graph import COLOR, DEPTH, RELIABLE, Graph, stamp_of, status_text
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
@@ -271,6 +271,13 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(graph):
     assert not change("latency_budget_ms", -1.0).successful
     assert change("latency_budget_ms", 150.0).successful
     assert change("latency_budget_ms", 200.0).successful
+
+
+def test_without_a_model_folder_nothing_is_reloaded(graph):
+    answer = graph.call(ReloadModel, f"{NODE}/reload_model", ReloadModel.Request(version="tiny_rgb"))
+    assert not answer.success
+    assert "model_dir" in answer.message
+    assert answer.version.startswith("tiny_rgb-")
 
 
 def _parameter(name: str, value: object) -> object:

@@ -23,6 +23,7 @@ from rise_perception.frame import check_depth
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.engine_action import EngineAction
 from rise_perception.nodes.inputs import CameraInputs, intrinsics
+from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run
@@ -48,6 +49,12 @@ class SegmentationNode(LifecycleNode):
             "model",
             "auto",
             "Model folder, name of a shipped model, or 'auto': RGB-D while depth comes in, RGB otherwise.",
+        )
+        model_dir = declare(
+            self,
+            "model_dir",
+            "",
+            "Folder of the learner's versions, the only place ~/reload_model takes models from; empty: none.",
         )
         self._device = declare(self, "device", "auto", "Where the network runs: auto, cpu, cuda, cuda:1, ...")
         self._threshold = declare(
@@ -116,6 +123,7 @@ class SegmentationNode(LifecycleNode):
         self._rate_mark = (time.monotonic(), 0)
         self._diagnostics = Diagnostics(self, self._conditions)
         self._service = self.create_service(SetTarget, "~/set_target", self._on_set_target)
+        self._versions = ModelService(self, model_dir, lambda: self._segmenter, self._on_swapped)
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         self._opened = time.monotonic()
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow_listeners)
@@ -134,6 +142,8 @@ class SegmentationNode(LifecycleNode):
                 self._precision,
                 self._engine_dir or None,
             )
+            if problem := self._versions.begin(segmenter):
+                self._diagnostics.error(f"{self._model!r} serves instead of the last version: {problem}")
             segmenter.warm_up()
         except RiseError as error:
             self._failure = str(error)
@@ -155,14 +165,18 @@ class SegmentationNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Starts to publish; the camera is subscribed to as soon as somebody listens."""
         result = super().on_activate(state)
+        self._announce()
+        assert self._segmenter is not None
+        self._active = True
+        self.get_logger().info(f"serving {self._segmenter.version}; camera {self._color_topic}")
+        return result
+
+    def _announce(self) -> None:
         assert self._outputs is not None
         assert self._segmenter is not None
         self._outputs.announce(
             self._segmenter.version, self._segmenter.class_names, self._threshold, self._models_served
         )
-        self._active = True
-        self.get_logger().info(f"serving {self._segmenter.version}; camera {self._color_topic}")
-        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribes from the camera and lets the frame in work finish."""
@@ -269,6 +283,12 @@ class SegmentationNode(LifecycleNode):
             known = ", ".join(map(str, self._known_ids)) or "none"
             response.message = f"no instance with id {request.id} in the last frame; there are: {known}"
         return response
+
+    def _on_swapped(self) -> None:
+        """Another version serves: says so to who keeps count."""
+        self._models_served += 1
+        if self._active:
+            self._announce()
 
     def _conditions(self) -> list[Condition]:
         """What the diagnostics say besides frames and errors."""

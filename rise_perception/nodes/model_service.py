@@ -1,0 +1,101 @@
+"""The service ~/reload_model: serves another version of the model folder, between two frames, losing none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.task import Future
+from rise_msgs.srv import ReloadModel
+
+from rise_perception.errors import ConfigError, RiseError
+from rise_perception.online.model_store import ModelStore
+from rise_perception.runtime.segmenter import Segmenter
+
+POLL_PERIOD = 0.1  # seconds
+
+
+class ModelService:
+    """Serves the request; versions come from one folder, by name, and only with the right checksum.
+
+    Args:
+        node: whose service it is.
+        folder: of the versions, as the learner writes it; empty: every request is refused.
+        serving: the segmenter, None while there is none.
+        changed: called in the executor when another version serves.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        folder: str,
+        serving: Callable[[], Segmenter | None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._node, self._folder, self._serving, self._changed = node, folder, serving, changed
+        self._busy = False
+        # A call that waits holds its callback group.
+        group = ReentrantCallbackGroup()
+        self._service = node.create_service(
+            ReloadModel, "~/reload_model", self._on_reload, callback_group=group
+        )
+
+    def begin(self, segmenter: Segmenter) -> str:
+        """Serve from the start what served last; gives why that is not possible, empty when it is.
+
+        A folder without any version yet is no problem: the learner may come later.
+        """
+        if not self._folder or not Path(self._folder).expanduser().is_dir():
+            return ""
+        try:
+            folder = self._find("")
+        except RiseError as error:
+            return str(error)
+        problems: list[str] = []
+        segmenter.swap(folder, problems.append).join()
+        return "; ".join(filter(None, problems))
+
+    def _find(self, version: str) -> Path:
+        """Folder of a version, checked; of the one that the learner says serves, without a name."""
+        if not self._folder:
+            raise ConfigError("no model folder is configured (parameter 'model_dir'); nothing is reloaded")
+        store = ModelStore(Path(self._folder).expanduser())
+        return (store.find(version) if version else store.serving()).folder
+
+    async def _on_reload(
+        self, request: ReloadModel.Request, response: ReloadModel.Response
+    ) -> ReloadModel.Response:
+        segmenter = self._serving()
+        if segmenter is None or self._busy:
+            response.message = "another version is being loaded" if self._busy else "no model is loaded yet"
+            return response
+        self._busy = True
+        try:
+            folder = self._find(request.version)
+            said: list[str] = []
+            segmenter.swap(folder, said.append)
+            while not said:
+                await self._pause(POLL_PERIOD)
+            versions = [model.card.version for model in segmenter.models]
+            # With torch in place of its engine it serves all the same, and the message says so.
+            response.success = folder.name in versions
+            response.message = said[0] or f"{folder.name} serves"
+            if response.success:
+                self._changed()
+        except (RiseError, OSError) as error:
+            response.message = str(error)
+        finally:
+            self._busy = False
+        response.version = segmenter.version
+        return response
+
+    async def _pause(self, seconds: float) -> None:
+        """Let the executor do other things."""
+        over = Future()
+        timer = self._node.create_timer(seconds, lambda: over.done() or over.set_result(None))
+        try:
+            await over
+        finally:
+            self._node.destroy_timer(timer)

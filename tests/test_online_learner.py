@@ -1,0 +1,270 @@
+"""The learner: good grasps end in a promotion, poison does not, and what happened is remembered."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import picking
+import pytest
+
+from rise_perception.errors import ConfigError, DataError, ModelError
+from rise_perception.frame import Frame
+from rise_perception.interaction.episode import Episode, Outcome
+from rise_perception.interaction.lesson import Cause, Lesson, Verdict
+from rise_perception.interaction.reconcile import learn_from
+from rise_perception.interaction.store import Entry, EpisodeStore
+from rise_perception.network.checkpoint import load_model
+from rise_perception.online.gate import GateConfig, Judgement
+from rise_perception.online.learner import (
+    LOG,
+    MEMORY,
+    LearnerConfig,
+    OnlineLearner,
+    is_held_out,
+    replayed,
+)
+from rise_perception.online.model_store import ModelStore
+from rise_perception.online.update import Progress, Stopped, UpdateConfig
+
+Alter = Callable[[Episode, Lesson], tuple[Episode, Lesson]]
+GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)
+UPDATE = UpdateConfig(
+    iterations=60, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
+)
+
+
+class Cell:
+    """Anchors, and a model that was trained on some of them."""
+
+    def __init__(self, folder: Path, iterations: int) -> None:
+        self.folder = folder
+        (folder / "data").mkdir()
+        self.anchors = picking.write_anchors(folder / "data/anchors.json", 40, 0)
+        self.heldout = picking.write_anchors(folder / "data/heldout.json", 20, 1)
+        self.model = picking.train_model(folder / "model", self.anchors, self.heldout, iterations)
+
+    def learner(self, folder: Path, grasps: int = 0, alter: Alter | None = None) -> OnlineLearner:
+        """A learner with its stores; ``alter`` spoils episodes before they are stored."""
+        source = folder / "episodes" if alter else self.folder / f"episodes-{grasps}"
+        if not source.exists():
+            with EpisodeStore(source, write=True, min_free_bytes=0) as store:
+                for number in range(grasps):
+                    grasp = picking.make_grasp(number)
+                    store.add(*(alter or (lambda *pair: pair))(grasp, learn_from(grasp)))
+        if not alter:
+            shutil.copytree(source, folder / "episodes")
+        episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
+        models = ModelStore(folder / "models", write=True)
+        models.begin(self.model)
+        config = LearnerConfig((str(self.anchors),), str(self.heldout), UPDATE, GATE)
+        return OnlineLearner(config, models, episodes)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    """A cell whose model knows its anchors."""
+    return Cell(tmp_path_factory.mktemp("cell"), 160)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    return Cell(tmp_path_factory.mktemp("untrained"), 1)
+
+
+def last_line(learner: OnlineLearner) -> dict[str, object]:
+    return json.loads((learner.models.root / LOG).read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_path: Path) -> None:
+    learner = cell.learner(tmp_path, 40)
+    base = learner.models.serving()
+    assert learner.is_due()
+    said: list[Progress] = []
+    update = learner.update(report=said.append)
+    assert update.promoted, update.judgement.reason
+    assert update.candidate.heldout_mean > update.serving.heldout_mean + 0.1
+    assert update.candidate.anchor_ap > update.serving.anchor_ap - GATE.max_anchor_drop
+    assert [p.stage for p in said[:2] + said[-1:]] == ["loading", "training", "validating"]
+
+    serving, current = learner.models.serving(), learner.models.current()
+    assert (serving.version, current.database_version, current.promoted) == (update.version, 2, 1)
+    assert serving.facts["parent"] == base.version
+    assert serving.facts["anchor_ap"] == update.candidate.anchor_ap
+    assert load_model(serving.folder)[1].version == update.version
+    assert last_line(learner)["verdict"] == "promoted"
+    assert learner.memory.last_verdict.startswith("promoted: anchors AP")
+    assert (learner.survey().new, learner.is_due()) == (0, False)
+    again = OnlineLearner(learner.config, learner.models, learner.episodes)
+    assert again.memory == learner.memory
+
+    assert learner.models.rollback().version == base.version
+
+
+def shuffled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """The label of another scene."""
+    other = learn_from(picking.make_grasp(1000 + grasp.grasp.stamp // 10**9))
+    return grasp, replace(lesson, masks=other.masks, verdict=Verdict.CORRECTED)
+
+
+def blackened(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """A covered camera, with a label all the same."""
+
+    def black(frame: Frame) -> Frame:
+        return replace(frame, image=np.zeros_like(frame.image))
+
+    before, after = (replace(side, frame=black(side.frame)) for side in (grasp.before, grasp.after))
+    return replace(grasp, before=before, after=after), replace(lesson, verdict=Verdict.CORRECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("poison", ["shuffled", "half black"])
+def test_training_on_poison_ends_in_a_rejected_candidate(cell: Cell, tmp_path: Path, poison: str) -> None:
+    """Shuffled labels everywhere; or frames so dark that they teach nothing, with some noise in them."""
+
+    def noisy(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+        dark, lesson = blackened(grasp, lesson)
+        rng = np.random.default_rng(grasp.grasp.stamp)
+        frame = dark.before.frame
+        noise = rng.integers(0, 40, frame.image.shape).astype(np.uint8)  # passes for a picture
+        sides = (replace(s, frame=replace(s.frame, image=noise)) for s in (dark.before, dark.after))
+        return replace(dark, **dict(zip(("before", "after"), sides, strict=True))), lesson
+
+    learner = cell.learner(tmp_path, 40, shuffled if poison == "shuffled" else noisy)
+    base = learner.models.serving().version
+    update = learner.update(iterations=25)
+    assert not update.promoted
+    assert not update.judgement.accepted
+    assert learner.models.serving().version == base
+    assert [m.version for m in learner.models.versions()] == [base]  # a rejected candidate leaves no version
+    assert learner.memory.rejected == 1
+    assert learner.memory.last_verdict.startswith("rejected: ")
+    assert last_line(learner)["verdict"] == "rejected"
+    assert not learner.is_due()  # and is not tried again and again
+
+
+def test_black_frames_are_not_learned_from_and_cannot_judge(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 40, blackened)
+    with pytest.raises(DataError, match="0 held-out episodes can judge"):
+        learner.update()
+    assert learner.models.current().database_version == 1
+
+
+def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: Path) -> None:
+    """Success is reported and nothing was taken: the analysis sees through it, and no label is stored."""
+    learner = untrained.learner(tmp_path)
+    for number in range(30):
+        grasp = picking.make_grasp(number, gone=False, outcome=Outcome.SUCCESS)
+        lesson = learn_from(grasp)
+        assert lesson.cause == Cause.NOTHING_CHANGED
+        learner.episodes.add(grasp, lesson)
+    assert (learner.survey().total, learner.survey().usable) == (30, 0)
+    assert not learner.is_due()
+    with pytest.raises(DataError, match="held-out"):
+        learner.update()
+
+
+def test_a_candidate_that_must_not_serve_is_measured_and_kept(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    update = learner.update(iterations=1, promote=False)
+    assert not update.promoted
+    assert {m.version for m in learner.models.versions()} == {
+        update.version,
+        learner.models.serving().version,
+    }
+    assert learner.models.current().database_version == 1
+
+
+def test_an_update_that_is_stopped_leaves_nothing(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    stop = Event()
+    with pytest.raises(Stopped):
+        learner.update(report=lambda p: stop.set() if p.iteration == 1 else None, stop=stop)
+    assert not (learner.models.root / LOG).exists()
+    assert learner.is_due()
+    assert [p.name for p in learner.models.root.glob(".*")] == [".lock"]
+
+
+def test_a_loss_that_runs_away_is_a_rejected_candidate(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, update=replace(UPDATE, learning_rate=float("inf"), iterations=3))
+    update = learner.update()
+    assert "the training failed: the loss is" in update.judgement.reason
+    assert (learner.memory.rejected, learner.survey().new) == (1, 0)
+
+
+def test_a_rollback_meanwhile_keeps_the_candidate_from_serving(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, gate=GateConfig(1.0, 0.0, 0.0, 2))
+
+    def promote(version: str, parent: str) -> None:
+        raise ModelError(f"{version} was trained from {parent}, and another serves by now")
+
+    monkeypatch.setattr(learner.models, "promote", promote)
+    monkeypatch.setattr("rise_perception.online.learner.judge", lambda *_: Judgement(True, "good"))
+    update = learner.update(iterations=1)
+    assert not update.promoted
+    assert "another serves by now" in update.judgement.reason
+
+
+def test_pausing_outlasts_the_process_and_damage_is_survived(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.pause(True)
+    again = OnlineLearner(learner.config, learner.models, learner.episodes)
+    assert again.memory.paused
+    assert not again.is_due()
+    (learner.models.root / MEMORY).write_text('{"learned": 3')
+    assert not OnlineLearner(learner.config, learner.models, learner.episodes).memory.paused
+
+
+def test_chosen_episodes_have_to_be_there(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    with pytest.raises(DataError, match="'nothing' is not stored"):
+        learner.update(ids=["nothing"])
+    judges = [e.id for e in learner.episodes.entries() if is_held_out(e.id, 0.25)]
+    with pytest.raises(DataError, match="held out to judge"):
+        learner.update(ids=judges[:1])
+
+
+def test_held_out_episodes_never_change_sides() -> None:
+    ids = [f"{k}-abc" for k in range(2000)]
+    quarter = {i for i in ids if is_held_out(i, 0.25)}
+    assert 400 < len(quarter) < 600
+    assert quarter < {i for i in ids if is_held_out(i, 0.5)}
+
+
+def test_replay_prefers_corrections_and_is_drawn_without_replacement() -> None:
+    kinds = [Verdict.CONFIRMED] * 30 + [Verdict.CORRECTED] * 5
+    old = [Entry(str(k), Path(), kind, 1) for k, kind in enumerate(kinds)]
+    drawn = replayed(old, 5, 0.25, seed=0)
+    assert len(drawn) == len({e.id for e in drawn}) == 15
+    assert [e.verdict for e in drawn[:5]] == [Verdict.CORRECTED] * 5
+    assert drawn == replayed(old, 5, 0.25, seed=0) != replayed(old, 5, 0.25, seed=1)
+    assert len(replayed(old, 100, 0.5, seed=0)) == 35
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"anchors": ()}, {"heldout_anchors": ""}, {"new_share": 0.0}, {"heldout_share": 1.0}, {"min_new": 0}],
+)
+def test_configurations_without_a_safety_net_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        LearnerConfig(**({"anchors": ("a",), "heldout_anchors": "b"} | values))  # type: ignore[arg-type]
+
+
+def test_broken_anchors_show_at_once(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path)
+    for config in (
+        replace(learner.config, anchors=("nowhere.json",)),
+        replace(learner.config, heldout_anchors="nowhere.json"),
+    ):
+        with pytest.raises(DataError, match=r"nowhere\.json does not exist"):
+            OnlineLearner(config, learner.models, learner.episodes)
