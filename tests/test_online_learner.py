@@ -149,6 +149,7 @@ def test_training_on_poison_ends_in_a_rejected_candidate(cell: Cell, tmp_path: P
     assert not learner.is_due()  # and is not tried again and again
 
 
+@pytest.mark.slow
 def test_black_frames_are_not_learned_from_and_cannot_judge(untrained: Cell, tmp_path: Path) -> None:
     learner = untrained.learner(tmp_path, 40, blackened)
     with pytest.raises(DataError, match="0 held-out episodes can judge"):
@@ -156,6 +157,7 @@ def test_black_frames_are_not_learned_from_and_cannot_judge(untrained: Cell, tmp
     assert learner.models.current().database_version == 1
 
 
+@pytest.mark.slow
 def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: Path) -> None:
     """Success is reported and nothing was taken: the analysis sees through it, and no label is stored."""
     learner = untrained.learner(tmp_path)
@@ -170,6 +172,7 @@ def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: P
         learner.update()
 
 
+@pytest.mark.slow
 def test_a_candidate_that_must_not_serve_is_measured_and_kept(untrained: Cell, tmp_path: Path) -> None:
     learner = untrained.learner(tmp_path, 24)
     update = learner.update(iterations=1, promote=False)

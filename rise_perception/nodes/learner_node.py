@@ -150,7 +150,10 @@ class LearnerNode(Node):
         return update
 
     def _rest(self, state: int, detail: str) -> None:
-        self._survey = self._learner.survey()
+        try:
+            self._survey = self._learner.survey()
+        except OSError as error:  # the folder is gone; the next look says so again
+            self._diagnostics.error(f"cannot look at the episodes: {error}")
         if state == LearnerStatus.ERROR:
             self._tried = self._survey.total  # until another episode comes, it would end the same way
         self._state, self._detail, self._progress = state, detail, Progress("idle")

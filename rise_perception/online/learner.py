@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Lock
 
 from rise_perception.data.atomic import write_json, write_text
 from rise_perception.data.coco import CocoDataset
@@ -143,6 +143,7 @@ class OnlineLearner:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
         self.memory = self._remembered()
+        self._mutex = Lock()
 
     # -- what there is -----------------------------------------------------------------------------
 
@@ -314,8 +315,9 @@ class OnlineLearner:
             return Memory()
 
     def _remember(self, **changes: object) -> None:
-        self.memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
-        write_json(self.models.root / MEMORY, dataclasses.asdict(self.memory))
+        with self._mutex:  # somebody may pause while an update ends
+            self.memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
+            write_json(self.models.root / MEMORY, dataclasses.asdict(self.memory))
 
 
 def is_held_out(identity: str, share: float) -> bool:
