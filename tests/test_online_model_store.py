@@ -213,7 +213,7 @@ def keep_writing(root: str, seed: int) -> None:
 
 
 #: Forks a writer for every line, so that each takes milliseconds to start.
-NURSERY = """
+NURSERY = r"""
 import os, sys
 sys.path.insert(0, sys.argv[2])
 from test_online_model_store import keep_writing
