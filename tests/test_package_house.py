@@ -132,7 +132,9 @@ except resources.RiseError as error:
     assert f"{tmp_path}/prefix/share/rise_perception/models" in missing
 
 
-@pytest.mark.parametrize("file", ["segmentation_node.yaml", "interaction_node.yaml", "learner_node.yaml", "rise.rviz"])
+@pytest.mark.parametrize(
+    "file", ["segmentation_node.yaml", "interaction_node.yaml", "learner_node.yaml", "rise.rviz"]
+)
 def test_configuration_files_are_valid_yaml(file):
     assert yaml.safe_load((ROOT / "config" / file).read_text())
 
