@@ -234,8 +234,10 @@ class ServedModel:
 
     @property
     def engine_size(self) -> Size | None:
-        """Height and width of the last images, if an engine served them."""
-        return None if self._last is None else self._last.spec.image
+        """Height and width of the images of the engine in use, or else of the newest; None without one."""
+        if self._last is not None:
+            return self._last.spec.image
+        return next(reversed(self._engines), None)
 
     def prepare(self, size: Size) -> None:
         """Build the engine that the settings ask for, and wait for it."""
