@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from rise_perception.data.atomic import flush
 from rise_perception.errors import DataError, RiseError
 from rise_perception.interaction.episode import Episode
 from rise_perception.interaction.files import (
@@ -216,7 +217,7 @@ class EpisodeStore:
             try:
                 for file in entry.folder.iterdir():
                     shutil.copyfile(file, temporary / file.name)
-                    _flush(temporary / file.name)
+                    flush(temporary / file.name)
                 self._keep(temporary, entry.id, entry.verdict)
                 added += 1
             except OSError as error:
@@ -231,9 +232,9 @@ class EpisodeStore:
         target = self.root / name
         if not target.exists():
             self._make_room(size, verdict)
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, target)
-            _flush(self.root)
+            flush(self.root)
         return Entry(name, target, verdict, size)
 
     def _make_room(self, size: int, verdict: Verdict) -> None:
@@ -284,11 +285,3 @@ class EpisodeStore:
         for kind in ("incoming", "trash"):
             for folder in self.root.glob(f"{UNFINISHED}{kind}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
