@@ -20,8 +20,12 @@ endif
 demo: venv
 	@$(RUN) $(BIN)/rise demo $(if $(INPUT),"$(INPUT)")
 
+# A process for each group: onnx, ONNX Runtime, OpenVINO and torch together do not survive hundreds of other tests.
+GROUPS := 'tests/test_[a-d]*.py' 'tests/test_e[a-w]*.py' 'tests/test_ex*.py' 'tests/test_[f-m]*.py' 'tests/test_n*.py' \
+	'tests/test_[o-q]*.py' 'tests/test_runtime*.py' 'tests/test_s*.py'
+
 test: venv lint
-	@$(RUN) $(BIN)/python -m pytest
+	@for group in $(GROUPS); do echo "== $$group"; $(RUN) $(BIN)/python -m pytest $$group || exit 1; done
 
 lint: venv
 	@$(BIN)/ruff check .
