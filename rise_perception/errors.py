@@ -27,6 +27,12 @@ class ConfigError(RiseError):
     """A configuration with an unknown key, a value out of range, or a contradiction."""
 
 
+def require(condition: bool, key: str, value: object, remedy: str) -> None:
+    """Raise a :class:`ConfigError` that ``key`` must be what ``remedy`` says, unless ``condition`` holds."""
+    if not condition:
+        raise ConfigError(f"{key} is {value!r}; it must be {remedy}")
+
+
 class ModelError(RiseError):
     """A model folder that is missing, damaged, or whose card does not fit its weights."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from rise_perception.errors import ConfigError
+from rise_perception.errors import ConfigError, require
 from rise_perception.learning.criterion import LossConfig
 from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
 from rise_perception.network.config import NetworkConfig, build_config
@@ -50,11 +50,11 @@ class DataConfig:
         object.__setattr__(self, "scale", tuple(self.scale))
         if not self.train:
             raise ConfigError("data.train is empty; name at least one annotation file")
-        _require(self.broken in ("stop", "skip"), "data.broken", self.broken, "stop or skip")
-        _require(self.augmentation >= 0, "data.augmentation", self.augmentation, "0 or more")
-        _require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(self.broken in ("stop", "skip"), "data.broken", self.broken, "stop or skip")
+        require(self.augmentation >= 0, "data.augmentation", self.augmentation, "0 or more")
+        require(self.workers >= 0, "data.workers", self.workers, "0 or more")
         valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
-        _require(valid, "data.scale", self.scale, "two factors above 0, the smaller first")
+        require(valid, "data.scale", self.scale, "two factors above 0, the smaller first")
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class SequenceConfig:
     added: float = 0.5
 
     def __post_init__(self) -> None:
-        _require(self.objects >= 0, "sequences.objects", self.objects, "0 or more")
-        _require(self.bank >= 1, "sequences.bank", self.bank, "at least 1")
+        require(self.objects >= 0, "sequences.objects", self.objects, "0 or more")
+        require(self.bank >= 1, "sequences.bank", self.bank, "at least 1")
         for name in ("removed", "moved", "added"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"sequences.{name}", value, "between 0 and 1")
+            require(0 <= value <= 1, f"sequences.{name}", value, "between 0 and 1")
         together = self.removed + self.moved
-        _require(together <= 1, "sequences.removed + moved", together, "at most 1")
+        require(together <= 1, "sequences.removed + moved", together, "at most 1")
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ class OptimisationConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "unlabelled_batch", "save_every"):
-            _require(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, f"optimisation.{name}", getattr(self, name), "at least 1")
         for name in ("batch", "unlabelled_batch"):
             value = getattr(self, name)
-            _require(value % 2 == 0, f"optimisation.{name}", value, "even (two views of each image)")
-        _require(self.learning_rate > 0, "optimisation.learning_rate", self.learning_rate, "above 0")
-        _require(self.clip > 0, "optimisation.clip", self.clip, "above 0")
-        _require(0 <= self.average < 1, "optimisation.average", self.average, "in [0, 1)")
-        _require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
+            require(value % 2 == 0, f"optimisation.{name}", value, "even (two views of each image)")
+        require(self.learning_rate > 0, "optimisation.learning_rate", self.learning_rate, "above 0")
+        require(self.clip > 0, "optimisation.clip", self.clip, "above 0")
+        require(0 <= self.average < 1, "optimisation.average", self.average, "in [0, 1)")
+        require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,3 @@ def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         result[key] = _merged(base[key], value) if both else value
     return result
-
-
-def _require(condition: bool, key: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(f"{key} is {value!r}; it must be {remedy}")

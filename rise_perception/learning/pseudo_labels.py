@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rise_perception.errors import ConfigError
+from rise_perception.errors import require
 from rise_perception.learning.boxes import masks_to_boxes
 from rise_perception.learning.matching import Targets
 from rise_perception.network.outputs import QueryOutputs
@@ -51,14 +51,28 @@ class SelfSupervisionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_threshold", tuple(self.class_threshold))
-        _require(self.selector in SELECTORS, "selector", self.selector, f"one of {list(SELECTORS)}")
-        _require(self.teacher in ("student", "average"), "teacher", self.teacher, "student or average")
+        require(
+            self.selector in SELECTORS,
+            "self_supervision.selector",
+            self.selector,
+            f"one of {list(SELECTORS)}",
+        )
+        require(
+            self.teacher in ("student", "average"),
+            "self_supervision.teacher",
+            self.teacher,
+            "student or average",
+        )
         shares = all(0 <= s <= 1 for s in self.class_threshold) and len(self.class_threshold) == 2
-        _require(shares, "class_threshold", self.class_threshold, "two scores between 0 and 1")
+        require(
+            shares, "self_supervision.class_threshold", self.class_threshold, "two scores between 0 and 1"
+        )
         for name in ("quantile", "mask_threshold"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, name, value, "between 0 and 1")
-        _require(self.threshold_every >= 1, "threshold_every", self.threshold_every, "at least 1")
+            require(0 <= value <= 1, f"self_supervision.{name}", value, "between 0 and 1")
+        require(
+            self.threshold_every >= 1, "self_supervision.threshold_every", self.threshold_every, "at least 1"
+        )
 
 
 def class_threshold(config: SelfSupervisionConfig, iteration: int, iterations: int) -> float:
@@ -201,8 +215,3 @@ def _common_pixels(a: Tensor, b: Tensor) -> Tensor:
     # Half precision, which autocast would choose, cannot count that far.
     with torch.autocast(a.device.type, enabled=False):
         return a.flatten(1).float() @ b.flatten(1).float().T
-
-
-def _require(condition: bool, key: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(f"self_supervision.{key} is {value!r}; it must be {remedy}")

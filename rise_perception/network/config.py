@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from rise_perception.errors import ConfigError
+from rise_perception.errors import ConfigError, require
 
 #: Input representations and their channels (:mod:`rise_perception.network.inputs`).
 INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
@@ -78,40 +78,44 @@ class NetworkConfig:
         # Cards and YAML files carry lists.
         for name in ("image_size", "classes", "containers"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        _require(
+        require(
             self.architecture in ARCHITECTURES,
-            "architecture",
+            "network.architecture",
             self.architecture,
             f"one of {list(ARCHITECTURES)}",
         )
-        _require(self.input in INPUT_CHANNELS, "input", self.input, f"one of {sorted(INPUT_CHANNELS)}")
-        _require(
+        require(self.input in INPUT_CHANNELS, "network.input", self.input, f"one of {sorted(INPUT_CHANNELS)}")
+        require(
             self.query_selection in ("learned", "dense"),
-            "query_selection",
+            "network.query_selection",
             self.query_selection,
             "learned or dense",
         )
-        _require(self.mask_stride in (4, 8), "mask_stride", self.mask_stride, "4 or 8")
-        _require(1 <= self.levels <= 4, "levels", self.levels, "between 1 and 4")
-        _require(self.width % self.heads == 0, "width", self.width, f"a multiple of heads ({self.heads})")
-        _require(self.width % 32 == 0, "width", self.width, "a multiple of 32 (the groups of its GroupNorm)")
+        require(self.mask_stride in (4, 8), "network.mask_stride", self.mask_stride, "4 or 8")
+        require(1 <= self.levels <= 4, "network.levels", self.levels, "between 1 and 4")
+        require(
+            self.width % self.heads == 0, "network.width", self.width, f"a multiple of heads ({self.heads})"
+        )
+        require(
+            self.width % 32 == 0,
+            "network.width",
+            self.width,
+            "a multiple of 32 (the groups of its GroupNorm)",
+        )
         # Cells of masks and mask features are whole pixels then.
         fits = (
             len(self.image_size) == 2
             and min(self.image_size) >= 32
             and not any(s % 8 for s in self.image_size)
         )
-        _require(fits, "image_size", self.image_size, "[height, width], multiples of 8 from 32 on")
-        _require(len(self.classes) >= 1, "classes", self.classes, "at least one name")
+        require(fits, "network.image_size", self.image_size, "[height, width], multiples of 8 from 32 on")
+        require(len(self.classes) >= 1, "network.classes", self.classes, "at least one name")
         unknown = set(self.containers) - set(self.classes)
-        _require(not unknown, "containers", sorted(unknown), f"a subset of classes {list(self.classes)}")
+        require(
+            not unknown, "network.containers", sorted(unknown), f"a subset of classes {list(self.classes)}"
+        )
         for name in ("queries", "decoder_layers", "points", "mask_channels", "embedding", "feedforward"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-
-
-def _require(condition: bool, key: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise ConfigError(f"network.{key} is {value!r}; it must be {remedy}")
+            require(getattr(self, name) >= 1, f"network.{name}", getattr(self, name), "at least 1")
 
 
 def build_config(cls: type, values: Any, where: str) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
-from rclpy.task import Future
 from rise_msgs.action import BuildEngine
 
 from rise_perception.errors import RiseError
+from rise_perception.nodes.running import pause
 from rise_perception.runtime.background_build import Outcome
 from rise_perception.runtime.engines import RUNTIMES
 from rise_perception.runtime.segmenter import Segmenter
@@ -86,7 +86,7 @@ class EngineAction:
             feedback = BuildEngine.Feedback(stage=build.stage, progress=build.share)
             feedback.seconds_elapsed = build.seconds
             handle.publish_feedback(feedback)
-            await self._pause(FEEDBACK_PERIOD)
+            await pause(self._node, FEEDBACK_PERIOD)
         return outcomes[0]
 
     def _model(self, goal: Any) -> tuple[ServedModel, Size]:
@@ -105,12 +105,3 @@ class EngineAction:
                     raise RiseError(f"an engine of {wanted} is being built already; try again afterwards")
                 return model, size or model.card.network.image_size
         raise RiseError(f"version {wanted!r} does not serve; {segmenter.version} does")
-
-    async def _pause(self, seconds: float) -> None:
-        """Let the executor do other things."""
-        over = Future()
-        timer = self._node.create_timer(seconds, lambda: over.done() or over.set_result(None))
-        try:
-            await over
-        finally:
-            self._node.destroy_timer(timer)

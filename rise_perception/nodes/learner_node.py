@@ -19,7 +19,6 @@ import cv2
 import torch
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
-from rclpy.task import Future
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
 from rise_msgs.srv import ListModels, ReloadModel, RollbackModel, SnapshotModel
@@ -30,7 +29,7 @@ from rise_perception.interaction.store import EpisodeStore
 from rise_perception.nodes import learner_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
-from rise_perception.nodes.running import run
+from rise_perception.nodes.running import pause, run_beside
 from rise_perception.online.learner import OnlineLearner, Update
 from rise_perception.online.model_store import ModelStore
 from rise_perception.online.update import Progress, Stopped
@@ -250,7 +249,7 @@ class LearnerNode(Node):
                     seconds_left=progress.seconds_left,
                 )
             )
-            await self._pause(TELL_PERIOD)
+            await pause(self, TELL_PERIOD)
         outcome = "the node ends" if job.outcome is None else job.outcome
         if isinstance(outcome, Update):
             handle.succeed()
@@ -259,15 +258,6 @@ class LearnerNode(Node):
         else:
             handle.abort()
         return fine_tune_result(outcome)
-
-    async def _pause(self, seconds: float) -> None:
-        """Let the executor do other things."""
-        over = Future()
-        timer = self.create_timer(seconds, lambda: over.done() or over.set_result(None))
-        try:
-            await over
-        finally:
-            self.destroy_timer(timer)
 
     # -- executor: what is told --------------------------------------------------------------------
 
@@ -331,13 +321,7 @@ class LearnerNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Learns until it is interrupted."""
     keep_freed_memory()
-    status = run(LearnerNode, args)
-    if any(thread.name == WORKER for thread in threading.enumerate()):
-        # A step cannot be interrupted, and taking the interpreter down under it aborts the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    return run_beside(WORKER, LearnerNode, args)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
-from rclpy.task import Future
 from rise_msgs.srv import ReloadModel
 
 from rise_perception.errors import ConfigError, RiseError
+from rise_perception.nodes.running import pause
 from rise_perception.online.model_store import ModelStore
 from rise_perception.runtime.segmenter import Segmenter
 
@@ -77,7 +77,7 @@ class ModelService:
             said: list[str] = []
             segmenter.swap(folder, said.append)
             while not said:
-                await self._pause(POLL_PERIOD)
+                await pause(self._node, POLL_PERIOD)
             versions = [model.card.version for model in segmenter.models]
             # With torch in place of its engine it serves all the same, and the message says so.
             response.success = folder.name in versions
@@ -90,12 +90,3 @@ class ModelService:
             self._busy = False
         response.version = segmenter.version
         return response
-
-    async def _pause(self, seconds: float) -> None:
-        """Let the executor do other things."""
-        over = Future()
-        timer = self._node.create_timer(seconds, lambda: over.done() or over.set_result(None))
-        try:
-            await over
-        finally:
-            self._node.destroy_timer(timer)

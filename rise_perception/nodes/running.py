@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Callable
 
 import rclpy
@@ -41,3 +43,24 @@ def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def run_beside(worker: str, create: Callable[[], Node], args: list[str] | None = None) -> int:
+    """:func:`run` for a node that computes in a thread called ``worker``; ends also while it computes."""
+    status = run(create, args)
+    if any(thread.name == worker for thread in threading.enumerate()):
+        # A network cannot be interrupted, and taking the interpreter down under it aborts the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+async def pause(node: Node, seconds: float) -> None:
+    """Wait inside a callback while the executor does other things."""
+    over = Future()
+    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None))
+    try:
+        await over
+    finally:
+        node.destroy_timer(timer)

@@ -7,7 +7,6 @@ is active and somebody listens to an output.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.running import run
+from rise_perception.nodes.running import run_beside
 from rise_perception.runtime.memory import keep_freed_memory
 from rise_perception.runtime.pairing import Pair
 from rise_perception.runtime.segmenter import Segmenter
@@ -365,13 +364,7 @@ def create() -> SegmentationNode:
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
     keep_freed_memory()
-    status = run(create, args)
-    if any(thread.name == WORKER for thread in threading.enumerate()):
-        # A network cannot be interrupted, and taking the interpreter down under it aborts the process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+    return run_beside(WORKER, create, args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""What the tests of pseudo-sequences share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from rise_perception.data.coco import LabelledImage
+from rise_perception.learning.augmentation import GeometricAugmentation
+from rise_perception.learning.config import SequenceConfig
+from rise_perception.learning.sequence import SequenceMaker
+
+STILL = GeometricAugmentation((1.0, 1.0), flip=0.0, rotation=0.0)
+L_SHAPE = np.zeros((24, 16), bool)
+L_SHAPE[:, :5] = L_SHAPE[19:] = True
+
+
+def maker(strength: float = 0.0, weak: GeometricAugmentation = STILL, **config: Any) -> SequenceMaker:
+    return SequenceMaker(SequenceConfig(**config), weak, strength)
+
+
+def blank(size: tuple[int, int] = (64, 96), metres: float | None = None) -> LabelledImage:
+    depth = None if metres is None else np.full(size, metres, np.float32)
+    return LabelledImage.unlabelled("x.png", np.zeros((*size, 3), np.uint8), depth)
