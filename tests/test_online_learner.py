@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,8 +20,8 @@ from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import Entry, EpisodeStore
 from rise_perception.network.checkpoint import load_model
 from rise_perception.online.gate import GateConfig, Judgement
+from rise_perception.online.history import read_history
 from rise_perception.online.learner import (
-    LOG,
     MEMORY,
     LearnerConfig,
     OnlineLearner,
@@ -78,7 +77,7 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Cell:
 
 
 def last_line(learner: OnlineLearner) -> dict[str, object]:
-    return json.loads((learner.models.root / LOG).read_text().splitlines()[-1])
+    return read_history(learner.models.root)[-1]
 
 
 @pytest.mark.slow
@@ -98,7 +97,9 @@ def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_p
     assert serving.facts["parent"] == base.version
     assert serving.facts["anchor_ap"] == update.candidate.anchor_ap
     assert load_model(serving.folder)[1].version == update.version
-    assert last_line(learner)["verdict"] == "promoted"
+    line = last_line(learner)
+    assert (line["verdict"], line["candidate"]) == ("promoted", update.version)
+    assert line["heldout"] == [update.serving.heldout_mean, update.candidate.heldout_mean]
     assert learner.memory.last_verdict.startswith("promoted: anchors AP")
     assert (learner.survey().new, learner.is_due()) == (0, False)
     again = OnlineLearner(learner.config, learner.models, learner.episodes)
@@ -189,7 +190,7 @@ def test_an_update_that_is_stopped_leaves_nothing(untrained: Cell, tmp_path: Pat
     stop = Event()
     with pytest.raises(Stopped):
         learner.update(report=lambda p: stop.set() if p.iteration == 1 else None, stop=stop)
-    assert not (learner.models.root / LOG).exists()
+    assert read_history(learner.models.root) == []
     assert learner.is_due()
     assert [p.name for p in learner.models.root.glob(".*")] == [".lock"]
 

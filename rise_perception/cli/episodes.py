@@ -21,7 +21,8 @@ examples:
   rise episodes store_of_robot_2 --merge-into all_robots
 
 Of pictures, each is the scene after the grasp that followed the one before; what was grasped is not known.
-Each picture shows before, after, what left (red) and appeared (blue), and the label (green) that follows.
+Each picture shows before, after, what was predicted, and what follows: what left (red) and appeared (blue),
+and in colour, outlined in green, what is a label now.
 """
 
 

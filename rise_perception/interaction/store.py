@@ -140,7 +140,15 @@ class EpisodeStore:
         Raises:
             DataError: it is damaged, or has been evicted since.
         """
-        return read_episode(entry.folder), read_lesson(entry.folder)
+        return read_episode(entry.folder), self.read_lesson(entry)
+
+    def read_lesson(self, entry: Entry) -> Lesson:
+        """An episode's lesson, without its frames.
+
+        Raises:
+            DataError: it is damaged, or has been evicted since.
+        """
+        return read_lesson(entry.folder)
 
     def __iter__(self) -> Iterator[tuple[Entry, Episode, Lesson]]:
         """Every readable episode, oldest first; damaged ones are left out (:meth:`damaged` names them)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
 
-from rise_perception.data.atomic import write_json, write_text
+from rise_perception.data.atomic import write_json
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
 from rise_perception.errors import ConfigError, DataError, ModelError
@@ -20,13 +20,13 @@ from rise_perception.interaction.lesson import Lesson, Verdict
 from rise_perception.interaction.store import Entry, EpisodeStore
 from rise_perception.network.config import build_config
 from rise_perception.online.gate import GateConfig, Judgement, Measured, judge, measure
+from rise_perception.online.history import write_down
 from rise_perception.online.model_store import ModelStore, StoredModel
 from rise_perception.online.scenes import objection
 from rise_perception.online.update import Progress, Stopped, UpdateConfig, train_candidate
 
 #: What the learner remembers, in the folder of the models.
-MEMORY, LOG = "learner.json", "updates.jsonl"
-LONGEST_LOG = 1000
+MEMORY = "learner.json"
 #: Verdicts that may come with labels.
 USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE)
 #: Rejected candidates that an episode may have had a part in before it is left out.
@@ -236,7 +236,14 @@ class OnlineLearner:
             except ModelError as error:
                 promoted, judgement = False, Judgement(False, str(error))
         result = Update(judgement, promoted, card.version, serving, candidate)
-        self._conclude(result, training, {"steps": steps, "seconds": time.monotonic() - begun, **facts})
+        measured = {
+            "parent": parent.version,
+            "steps": steps,
+            "seconds": round(time.monotonic() - begun, 1),
+            "anchor_ap": [serving.anchor_ap, candidate.anchor_ap],
+            "heldout": [serving.heldout_mean, candidate.heldout_mean],
+        }
+        self._conclude(result, training, measured)
         return result
 
     def _chosen(self, parent: StoredModel, ids: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
@@ -301,10 +308,8 @@ class OnlineLearner:
             rejected=memory.rejected + (not accepted),
             last_verdict=f"{verdict}: {result.judgement.reason}",
         )
-        line = {"stamp": time.time_ns(), "verdict": verdict, "candidate": result.version, **facts}
-        path = self.models.root / LOG
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        write_text(path, "\n".join([*lines[1 - LONGEST_LOG :], json.dumps(line)]) + "\n")
+        said = {"verdict": verdict, "reason": result.judgement.reason, "candidate": result.version}
+        write_down(self.models.root, {**said, "episodes": len(training), **facts})
 
     def _remembered(self) -> Memory:
         """What an earlier process wrote; nothing, should it be damaged: episodes are then learned again."""
