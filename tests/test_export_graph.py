@@ -36,8 +36,10 @@ def lively(**changes: object) -> tuple[RiseNetwork, ModelCard]:
     shake(network, 0.05)
     with torch.no_grad():
         for name, buffer in network.named_buffers():
-            if name.endswith(("running_mean", "running_var")):
+            if name.endswith("running_var"):
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
+            elif name.endswith("running_mean"):
+                buffer.copy_(torch.randn_like(buffer) * 0.2)
     return network, ModelCard("tiny", network.config, score_threshold=0.0, checksum="0123456789")
 
 
@@ -48,6 +50,7 @@ def lively(**changes: object) -> tuple[RiseNetwork, ModelCard]:
         ("fp32", "outside", {"frozen_norm": True, "query_selection": "learned"}),
         ("bf16", "inside", {"input": "rgbd", "query_selection": "learned"}),
         ("fp16", "outside", {"query_selection": "dense", "mask_stride": 4}),
+        ("fp32", "inside", {"encoder": "hybrid", "query_selection": "dense", "mask_stride": 4}),
     ],
 )
 def test_onnx_runtime_agrees_with_torch(

@@ -54,6 +54,7 @@ def test_numbers_as_people_write_them(tmp_path: Path) -> None:
         ({"network": {"image_size": [240]}}, ["network.image_size"]),
         ({"network": {"input": "depth"}}, ["network.input is 'depth'", "rgbd"]),
         ({"network": {"architecture": "yolo"}}, ["network.architecture is 'yolo'", "rise"]),
+        ({"network": {"encoder": "light"}}, ["network.encoder is 'light'", "hybrid"]),
         ({"network": {"query_selection": "sparse"}}, ["query_selection is 'sparse'"]),
         ({"network": {"containers": ["box"]}}, ["containers is ['box']", "classes"]),
         ({"network": {"classes": []}}, ["network.classes"]),

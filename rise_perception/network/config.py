@@ -12,6 +12,8 @@ from rise_perception.errors import ConfigError, require
 INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
 #: Architectures that :func:`rise_perception.network.build.build_network` builds.
 ARCHITECTURES = ("rise", "mask_rcnn")
+#: Encoders of ``rise`` (:mod:`rise_perception.network.encoder`).
+ENCODERS = ("deformable", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,8 @@ class NetworkConfig:
     Attributes:
         architecture: ``rise``, the paper's Deformable DETR; or ``mask_rcnn``, a Mask R-CNN behind the same
             protocol, whose queries are its best region proposals. That one has no use for ``heads``,
-            ``points``, ``encoder_layers``, ``decoder_layers``, ``dropout``, ``query_selection`` and
-            ``mask_channels``.
+            ``points``, ``encoder``, ``encoder_layers``, ``decoder_layers``, ``dropout``,
+            ``query_selection`` and ``mask_channels``.
         backbone: any timm model with feature maps (``resnet18`` ... ``resnet101``,
             ``swin_large_patch4_window7_224``).
         backbone_args: further arguments for ``timm.create_model``, such as ``channels``.
@@ -38,6 +40,9 @@ class NetworkConfig:
         width: channels d of queries and memory (``mask_rcnn``: of its feature pyramid).
         heads: attention heads.
         points: sampling points per head and level.
+        encoder: ``deformable`` (the paper): all tokens sample all levels, ``encoder_layers`` times; or
+            ``hybrid``, RT-DETR's: ``encoder_layers`` (one there) of self-attention in the coarsest level and
+            convolutions across levels, at a fraction of the cost.
         encoder_layers, decoder_layers: depth of the transformer.
         feedforward: hidden width of the feed-forward blocks (``mask_rcnn``: of a region's features).
         dropout: dropout rate in the transformer.
@@ -64,6 +69,7 @@ class NetworkConfig:
     width: int = 256
     heads: int = 8
     points: int = 4
+    encoder: str = "deformable"
     encoder_layers: int = 6
     decoder_layers: int = 6
     feedforward: int = 1024
@@ -85,6 +91,7 @@ class NetworkConfig:
             f"one of {list(ARCHITECTURES)}",
         )
         require(self.input in INPUT_CHANNELS, "network.input", self.input, f"one of {sorted(INPUT_CHANNELS)}")
+        require(self.encoder in ENCODERS, "network.encoder", self.encoder, f"one of {list(ENCODERS)}")
         require(
             self.query_selection in ("learned", "dense"),
             "network.query_selection",

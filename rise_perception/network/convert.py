@@ -106,7 +106,7 @@ def initialise(network: Network, source: str | Path) -> list[str]:
     folder = Path(source).parent if Path(source).is_file() else Path(source)
     if (folder / CARD).is_file():
         other, card = load_model(folder)
-        keys = ("architecture", *(_SHAPE if card.network.architecture == "rise" else ()))
+        keys = ("architecture", "encoder", *(_SHAPE if card.network.architecture == "rise" else ()))
         state, shape = other.state_dict(), {key: getattr(card.network, key) for key in keys}
     else:
         state, shape = _read_transformers(folder)
@@ -172,7 +172,9 @@ def _read_transformers(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
         ):
             for name in [n for n in state if n.startswith(theirs_name)]:
                 state[ours + name.removeprefix(theirs_name)] = state.pop(name)
-    return state, {"architecture": "rise"} | {ours: config[name] for ours, name in _SHAPE.items()}
+    return state, {"architecture": "rise", "encoder": "deformable"} | {
+        ours: config[name] for ours, name in _SHAPE.items()
+    }
 
 
 def _read_config(path: Path) -> dict[str, Any]:

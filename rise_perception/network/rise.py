@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from rise_perception.network.backbone import Backbone, LevelProjection, downsample_valid
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.deformable_attention import LevelShapes
+from rise_perception.network.encoder import DeformableEncoder, HybridEncoder
 from rise_perception.network.mask_head import DynamicMaskHead, MaskFeatures
 from rise_perception.network.outputs import MaskDecoder, QueryOutputs
 from rise_perception.network.position import sine_encoding
 from rise_perception.network.transformer import (
     MLP,
     DecoderLayer,
-    EncoderLayer,
     encoder_reference,
     inverse_sigmoid,
 )
@@ -37,8 +37,12 @@ class RiseNetwork(nn.Module):
         self.backbone = Backbone(config)
         with_c2 = config.mask_stride == 4
         self.projection = LevelProjection(self.backbone.channels[1 if with_c2 else 0 :], width, config.levels)
-        self.level_embed = nn.Parameter(torch.randn(config.levels, width))
-        self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
+        if config.encoder == "deformable":
+            self.level_embed: nn.Parameter | None = nn.Parameter(torch.randn(config.levels, width))
+            self.encoder: nn.Module = DeformableEncoder(config)
+        else:
+            self.level_embed = None  # its attention stays within one level
+            self.encoder = HybridEncoder(config)
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
         classes = len(config.classes)
         self.class_heads = nn.ModuleList(_class_head(width, classes) for _ in range(config.decoder_layers))
@@ -78,9 +82,7 @@ class RiseNetwork(nn.Module):
         levels = self.projection(maps if c2 is None else maps[1:])
         shapes: LevelShapes = [(m.shape[-2], m.shape[-1]) for m in levels]
         memory, position, ratios, flat_padding = self._flatten(levels, padding)
-        reference = encoder_reference(shapes, ratios)
-        for layer in self.encoder:
-            memory = layer(memory, position, reference, shapes, flat_padding)
+        memory = self.encoder(memory, position, ratios, shapes, flat_padding)
         features = self.mask_features(_unflatten(memory, shapes), c2)
 
         auxiliary: list[QueryOutputs] = []
@@ -123,7 +125,9 @@ class RiseNetwork(nn.Module):
             else:
                 valid = downsample_valid(~padding, (h, w))
             encoding = sine_encoding(valid, width).flatten(1, 2).to(level.dtype)
-            position.append((encoding + self.level_embed[index]).expand(batch, -1, -1))
+            if self.level_embed is not None:
+                encoding = encoding + self.level_embed[index]
+            position.append(encoding.expand(batch, -1, -1))
             memory.append(level.flatten(2).transpose(1, 2))  # (B, h*w, width)
             flat_padding.append(~valid.flatten(1))
             shares = torch.stack([valid[:, 0, :].float().mean(-1), valid[:, :, 0].float().mean(-1)], -1)
