@@ -155,7 +155,12 @@ class TensorRTRunner:
 
         self.precision = precision
         self._engine = engine
-        self._context = engine.create_execution_context()
+        context = engine.create_execution_context()
+        if context is None:
+            raise EngineError(
+                "tensorrt cannot run the engine here, mostly for want of memory; its log says why"
+            )
+        self._context = context
         self._stream = torch.cuda.Stream()
         self._buffers: dict[str, torch.Tensor] = {}
         for index in range(engine.num_io_tensors):
