@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -26,6 +27,10 @@ VISIBLE_SHARE = 0.5
 SMALLEST = 2
 #: Masks end at their query's box, enlarged by this share of its size.
 BOX_MARGIN = 0.15
+
+
+#: (masks (N, h, w), order (N,) from the lowest to the uppermost, letterbox) -> label map (H, W) uint16.
+Painter = Callable[[np.ndarray, np.ndarray, Letterbox], np.ndarray]
 
 
 class _Cells(NamedTuple):
@@ -110,7 +115,13 @@ def thin_out(drawn: Drawn, threshold: float) -> Drawn:
     return Drawn(*(part[kept] for part in drawn))
 
 
-def to_instances(drawn: Drawn, letterbox: Letterbox, network: NetworkConfig, threshold: float) -> Instances:
+def to_instances(
+    drawn: Drawn,
+    letterbox: Letterbox,
+    network: NetworkConfig,
+    threshold: float,
+    paint: Painter | None = None,
+) -> Instances:
     """Turn the drawn queries of one image into instances.
 
     The score is the class probability times the mean mask probability inside the mask, so that a ragged
@@ -121,6 +132,7 @@ def to_instances(drawn: Drawn, letterbox: Letterbox, network: NetworkConfig, thr
         letterbox: how the image was fitted into the input.
         network: for the class names and containers.
         threshold: instances that score below are dropped.
+        paint: draws masks over each other; None is OpenCV on the CPU.
 
     Returns:
         Instances in the image's pixels; containers lie below all other instances.
@@ -146,6 +158,7 @@ def to_instances(drawn: Drawn, letterbox: Letterbox, network: NetworkConfig, thr
         container[order],
         letterbox,
         network.classes,
+        paint or _paint,
     )
 
 
@@ -196,16 +209,15 @@ def _draw(
     container: np.ndarray,
     letterbox: Letterbox,
     class_names: tuple[str, ...],
+    paint: Painter,
 ) -> Instances:
     """Draw masks (N, h, w), sorted by falling score, into one label map; those that end up empty go."""
-    label_map = np.zeros(letterbox.image_size, np.uint16)
-    windows = [_window(mask, letterbox) for mask in logits]
     # The best are drawn last, so that they own the pixels where masks overlap; containers come first.
-    for index in np.lexsort((-np.arange(len(scores)), ~container)):
-        label_map[windows[index]][_enlarge(logits[index], windows[index], letterbox) > 0] = index + 1
+    label_map = paint(logits, np.lexsort((-np.arange(len(scores)), ~container)), letterbox)
     boxes = np.zeros((len(scores), 4), np.float32)
-    for index, window in enumerate(windows):
+    for index, mask in enumerate(logits):
         # An instance owns pixels in its own window only.
+        window = _window(mask, letterbox)
         own = label_map[window] == index + 1
         rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
         if len(rows):
@@ -227,6 +239,15 @@ def _draw(
         ids=labels.astype(np.int64),
         class_names=class_names,
     )
+
+
+def _paint(masks: np.ndarray, order: np.ndarray, letterbox: Letterbox) -> np.ndarray:
+    """Enlarge masks (N, h, w) one by one and draw them, in their order, into a label map (H, W) uint16."""
+    label_map = np.zeros(letterbox.image_size, np.uint16)
+    for index in order:
+        window = _window(masks[index], letterbox)
+        label_map[window][_enlarge(masks[index], window, letterbox) > 0] = index + 1
+    return label_map
 
 
 def _scale(mask: np.ndarray, letterbox: Letterbox) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from rise_perception.network.inputs import make_input
 from rise_perception.runtime.background_build import BackgroundBuild, Outcome
 from rise_perception.runtime.engine_cache import EngineCache
 from rise_perception.runtime.engines import build_engine, check_name, serving_spec
+from rise_perception.runtime.on_device import make_input_on, paint_on
 from rise_perception.runtime.postprocess import draw_queries, thin_out, to_instances
 from rise_perception.runtime.runner import Runner
 
@@ -87,6 +89,7 @@ class ServedModel:
         self.folder, self.settings = folder, settings
         self._exact, self.card = load_model(folder, device)
         self.device = torch.device(device)
+        self._on_gpu = self.device.type == "cuda"
         config = self.card.network
         sample = torch.zeros(1, INPUT_CHANNELS[config.input], *config.image_size, device=self.device)
         self.network = fold_norms(self._exact, sample).to(memory_format=torch.channels_last)
@@ -133,16 +136,20 @@ class ServedModel:
             prepared = time.perf_counter()
             drawn = thin_out(engine.runner(feeds), self.threshold)
         else:
-            fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
-            array = make_input(letterbox.fit(image), fitted, config.input)
-            images = torch.from_numpy(array)[None].to(self.device, memory_format=torch.channels_last)
+            if self._on_gpu:
+                images = make_input_on(self.device, letterbox, config.input, image, depth)
+            else:
+                fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
+                images = torch.from_numpy(make_input(letterbox.fit(image), fitted, config.input))[None]
+            images = images.contiguous(memory_format=torch.channels_last)
             mask = letterbox.padding()
             padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
             prepared = time.perf_counter()
             # ends on the CPU: nothing to wait for
             drawn = draw_queries(self.network(images, padding), self.threshold)
         predicted = time.perf_counter()
-        instances = to_instances(drawn, letterbox, config, self.threshold)
+        paint = partial(paint_on, self.device) if self._on_gpu else None
+        instances = to_instances(drawn, letterbox, config, self.threshold, paint)
         done = time.perf_counter()
         return instances, {
             "preprocess": (prepared - start) * 1e3,
