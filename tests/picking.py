@@ -114,7 +114,7 @@ def make_grasp(
     first = picture(rng, ground, masks, colours)
     rest = slice(1 if gone else 0, None)
     second = picture(rng, ground, masks[rest], colours[rest])
-    stamp = (1 + number) * 10**9
+    stamp = (1 + number) * 10**10
     nothing = from_label_map(np.zeros(SIZE, np.uint16))
     return Episode(
         Observation(Frame(first, None, None, stamp), nothing),

@@ -113,6 +113,41 @@ def test_it_waits_until_the_arm_has_left():
     assert found.after.frame.stamp > left
 
 
+@pytest.mark.parametrize("closed_is_said", [True, False])
+def test_the_next_grasp_is_not_taken_for_a_part_of_this_one(closed_is_said):
+    """A quick robot: the next item is gone before this grasp's frame has its predictions."""
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(0.3)
+    cell.say(Phase.BEFORE, "next", 2)
+    free = cell.now
+    if closed_is_said:
+        cell.say(Phase.CLOSED, "next", 2)
+    cell.items = (3,)
+    cell.show(0.1, arm=90)
+    cell.say(Phase.AFTER, "next", 2)
+    cell.show(0.7)
+    (found,) = cell.finished()
+    assert (found.grasp.grasp_id, found.after.frame.stamp <= free) == ("g", True)
+    cell.show(2.0)
+    (found,) = cell.finished()
+    assert found.grasp.grasp_id == "next"
+
+
+def test_at_the_end_of_a_recording_grasps_end_or_are_given_up():
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(0.3)
+    cell.say(Phase.BEFORE, "next", 2)
+    assert cell.finished() == []
+    cell.attempts.finish()
+    assert [episode.grasp.grasp_id for episode in cell.finished()] == ["g"]
+    assert cell.attempts.discarded == {"never ended": 1}
+    assert cell.attempts.under_way == []
+
+
 @pytest.mark.parametrize(
     ("arm", "moving", "reason"),
     [(100, False, "the arm stayed in view"), (900, True, "the scene never settled after the grasp")],

@@ -69,6 +69,37 @@ def same(a: Episode, b: Episode) -> None:
         np.testing.assert_array_equal(one.robot, other.robot)
 
 
+def test_the_same_grasp_with_other_predictions_is_kept_once(tmp_path):
+    """A recording is analysed again, with the model of that day."""
+    kept = numbered(1)
+    again = replace(kept, model_version="newer", before=replace(kept.before, instances=None))
+    with (
+        EpisodeStore(tmp_path / "a", write=True) as store,
+        EpisodeStore(tmp_path / "b", write=True) as other,
+    ):
+        store.add(kept, lesson())
+        other.add(again, lesson())
+        other.add(numbered(2), lesson())
+        assert store.holds(again)
+        assert not store.holds(numbered(2))
+        assert store.merge(other) == 1
+        assert store.merge(other) == 0
+        (entry,) = store.entries()[:1]
+        (entry.folder / "before.png").write_bytes(b"damaged")
+        assert not store.holds(kept)
+
+
+def test_a_session_is_part_of_the_name(tmp_path):
+    with EpisodeStore(tmp_path / "s", write=True) as store:
+        named = store.add(replace(numbered(1), session="bag7"), lesson())
+        plain = store.add(numbered(2), lesson())
+        assert [(e.session, e.stamp) for e in store.entries()] == [("bag7", named.stamp), ("", plain.stamp)]
+        assert store.read(named)[0].session == "bag7"
+    for session in ("a-b", "../x", "x" * 33, "b\u00e4g"):
+        with pytest.raises(DataError, match="letters and digits"):
+            replace(numbered(1), session=session)
+
+
 def test_an_episode_comes_back_as_it_was(tmp_path):
     robot = np.zeros(SHAPE, bool)
     robot[:30, :40] = True

@@ -58,6 +58,7 @@ class Robot:
             "batch": 2,
             "episode_batch": 2,
             "min_new": 1000,  # only on request
+            "min_gain": 0.3,  # more than luck brings a network at its random start
             "nice": 3,
             **parameters,
         }

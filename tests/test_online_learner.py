@@ -34,7 +34,7 @@ from rise_perception.online.update import Progress, Stopped, UpdateConfig
 Alter = Callable[[Episode, Lesson], tuple[Episode, Lesson]]
 GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)
 UPDATE = UpdateConfig(
-    iterations=60, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
+    iterations=100, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
 )
 
 
@@ -61,7 +61,8 @@ class Cell:
         episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
         models = ModelStore(folder / "models", write=True)
         models.begin(self.model)
-        config = LearnerConfig((str(self.anchors),), str(self.heldout), UPDATE, GATE)
+        # Every fourth of the grasps, which are ten seconds apart and show a scene each, judges.
+        config = LearnerConfig((str(self.anchors),), str(self.heldout), UPDATE, GATE, heldout_cycle=40.0)
         return OnlineLearner(config, models, episodes)
 
 
@@ -233,16 +234,44 @@ def test_chosen_episodes_have_to_be_there(untrained: Cell, tmp_path: Path) -> No
     learner = untrained.learner(tmp_path, 24)
     with pytest.raises(DataError, match="'nothing' is not stored"):
         learner.update(ids=["nothing"])
-    judges = [e.id for e in learner.episodes.entries() if is_held_out(e.id, 0.25)]
+    judges = [e.id for e in learner.episodes.entries() if is_held_out(e, 0.25, 40.0)]
     with pytest.raises(DataError, match="held out to judge"):
         learner.update(ids=judges[:1])
 
 
-def test_held_out_episodes_never_change_sides() -> None:
-    ids = [f"{k}-abc" for k in range(2000)]
-    quarter = {i for i in ids if is_held_out(i, 0.25)}
-    assert 400 < len(quarter) < 600
-    assert quarter < {i for i in ids if is_held_out(i, 0.5)}
+def at(seconds: float, session: str = "") -> Entry:
+    name = "-".join(filter(None, (str(round(seconds * 1e9)), session, "0123456789abcdef")))
+    return Entry(name, Path(), Verdict.CONFIRMED, 1)
+
+
+def test_grasps_that_follow_each_other_are_on_one_side_and_never_change_it() -> None:
+    """Three minutes teach, one judges; what time says is all that counts."""
+    start = 1_700_000_000 // 240 * 240
+    judging = [is_held_out(at(start + second), 0.25, 240.0) for second in range(480)]
+    assert judging == [False] * 180 + [True] * 60 + [False] * 180 + [True] * 60
+    more = [is_held_out(at(start + second), 0.5, 240.0) for second in range(480)]
+    assert all(now for now, before in zip(more, judging, strict=True) if before)
+
+
+def test_short_recordings_stay_together_and_a_share_of_them_judges() -> None:
+    """All start at the same time, as simulated ones do."""
+    sides = []
+    for number in range(400):
+        judging = {is_held_out(at(1_700_000_000 + s, f"bag{number}"), 0.25, 240.0) for s in range(3)}
+        sides.append(judging)
+    assert sum(side == {True} for side in sides) in range(70, 130)
+    assert sum(len(side) == 2 for side in sides) < 20  # few begin or end within them
+
+
+def test_an_update_takes_the_oldest_new_episodes_first(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, most_new=5)
+    waiting = [e.id for e in learner.episodes.entries() if not is_held_out(e, 0.25, 40.0)]
+    for expected in (waiting[:5], waiting[5:10]):
+        learner.update(iterations=1)
+        assert set(expected) <= set(learner.memory.failures) | set(learner.memory.learned)
+        assert not set(waiting[10:]) & set(learner.memory.failures)
+    assert learner.survey().new == len(waiting) - 10
 
 
 def test_replay_prefers_corrections_and_is_drawn_without_replacement() -> None:
@@ -257,7 +286,15 @@ def test_replay_prefers_corrections_and_is_drawn_without_replacement() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"anchors": ()}, {"heldout_anchors": ""}, {"new_share": 0.0}, {"heldout_share": 1.0}, {"min_new": 0}],
+    [
+        {"anchors": ()},
+        {"heldout_anchors": ""},
+        {"new_share": 0.0},
+        {"heldout_share": 1.0},
+        {"min_new": 0},
+        {"most_new": 0},
+        {"heldout_cycle": 0.0},
+    ],
 )
 def test_configurations_without_a_safety_net_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):

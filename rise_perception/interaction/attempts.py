@@ -55,6 +55,7 @@ class _Attempt:
     before: list[Sample]
     after_from: int | None = None
     deadline: int = 0
+    untouched: int = 1 << 62  # the last moment before another grasp changed the scene
     after: list[Sample] = field(default_factory=list)
 
 
@@ -105,6 +106,7 @@ class Attempts:
         if kind == Phase.ABORTED:
             self.discard(grasp_id, "aborted")
             return f"grasp {grasp_id!r} is given up"
+        self._touch(stamp, grasp_id)
         if kind == Phase.AFTER:
             if attempt.after_from is None:
                 self._end(attempt, stamp)
@@ -113,7 +115,9 @@ class Attempts:
 
     def gripper_closed(self, grasp_id: str, stamp: int) -> None:
         """The gripper closed, which is all that is known: the free scene came before the approach."""
-        self._begin(self._check(grasp_id, Phase.BEFORE, -1, Outcome.UNKNOWN, stamp), self.settings.approach)
+        grasp = self._check(grasp_id, Phase.BEFORE, -1, Outcome.UNKNOWN, stamp)
+        self._touch(stamp, grasp_id)
+        self._begin(grasp, self.settings.approach)
 
     def gripper_opened(self, grasp_id: str, stamp: int) -> None:
         """The gripper let go: the free scene comes when the arm has left."""
@@ -144,6 +148,15 @@ class Attempts:
             self._early[stamp] = instances, model_version
             while len(self._early) > MOST_EARLY:
                 self._early.popitem(last=False)
+
+    def finish(self) -> None:
+        """No more frames will come: end the grasps that can be ended, and give the others up."""
+        for grasp_id in self.under_way:
+            attempt = self._attempts[grasp_id]
+            if attempt.after_from is None:
+                self.discard(grasp_id, "never ended")
+            else:
+                self._look(grasp_id, attempt, attempt.deadline)
 
     def take_finished(self) -> list[Episode]:
         """Episodes that have become complete since the last call."""
@@ -200,6 +213,12 @@ class Attempts:
         self._attempts[grasp.grasp_id] = _Attempt(grasp, grasp.stamp, kept)
         return f"grasp {grasp.grasp_id!r} began with {len(kept)} frames to choose from"
 
+    def _touch(self, stamp: int, grasp_id: str) -> None:
+        """The gripper closed: frames from now on show what this grasp did beside what earlier ones did."""
+        for other, attempt in self._attempts.items():
+            if other != grasp_id and attempt.after_from is not None and attempt.after_from < stamp:
+                attempt.untouched = min(attempt.untouched, stamp - 1)
+
     def _end(self, attempt: _Attempt, stamp: int) -> None:
         attempt.after_from = stamp
         attempt.deadline = stamp + int(self.settings.timeout * 1e9)
@@ -210,7 +229,7 @@ class Attempts:
         """Finish an attempt when frames around its end allow it, or give it up when its time is over."""
         assert attempt.after_from is not None
         window = int(self.settings.window * 1e9)
-        attempt.after = self.buffer.between(attempt.after_from, attempt.deadline)
+        attempt.after = self.buffer.between(attempt.after_from, min(attempt.deadline, attempt.untouched))
         if now < attempt.after_from + window:
             return
         found = choose_pair(attempt.before, attempt.after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -83,12 +84,15 @@ class Episode:
         before, after: the scene without and with what the grasp did to it.
         grasp: what the robot says.
         model_version: of the model that made the predictions; empty without predictions.
+        session: letters and digits that the episodes of one recording share, apart from all others; empty
+            for a camera that runs on, whose episodes only time tells apart.
     """
 
     before: Observation
     after: Observation
     grasp: Grasp
     model_version: str = ""
+    session: str = ""
 
     def __post_init__(self) -> None:
         first, second = self.before.frame, self.after.frame
@@ -98,6 +102,8 @@ class Episode:
                 f"({second.image.shape[1]}x{second.image.shape[0]}) differ in size; "
                 "do not change the camera's resolution during a grasp"
             )
+        if not re.fullmatch("[A-Za-z0-9]{0,32}", self.session):
+            raise DataError(f"session {self.session[:40]!r}; expected at most 32 letters and digits")
         if second.stamp < first.stamp:
             raise DataError(
                 f"the frame after ({second.stamp} ns) is older than the frame before ({first.stamp} ns)"

@@ -54,6 +54,7 @@ def write_episode(folder: Path, episode: Episode) -> str:
     record = {
         "format": FORMAT,
         "model_version": episode.model_version,
+        "session": episode.session,
         "grasp": {
             "grasp_id": grasp.grasp_id,
             "target_id": grasp.target_id,
@@ -91,6 +92,7 @@ def read_episode(folder: Path) -> Episode:
                 int(grasp["stamp"]),
             ),
             str(record["model_version"]),
+            str(record.get("session", "")),  # stores are older than sessions
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RiseError, cv2.error) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error

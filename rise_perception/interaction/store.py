@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from rise_perception.data.atomic import flush
 from rise_perception.errors import DataError, RiseError
 from rise_perception.interaction.episode import Episode
@@ -57,9 +59,14 @@ class Entry:
         """Nanoseconds, of the frame after: the first part of the id."""
         return int(self.id.split("-")[0])
 
+    @property
+    def session(self) -> str:
+        """Of the episode: the middle of the id; empty where there is none."""
+        return "".join(self.id.split("-")[1:-1])
+
 
 class EpisodeStore:
-    """A folder with one folder an episode, named ``<stamp>-<digest>``.
+    """A folder with one folder an episode, named ``<stamp>-<digest>`` or ``<stamp>-<session>-<digest>``.
 
     An episode is written under a hidden name and renamed when all of it is on the disk; one is removed by
     renaming it to a hidden name first. So a process that is killed at any moment leaves whole episodes, and
@@ -172,6 +179,18 @@ class EpisodeStore:
         """Bytes of all episodes."""
         return sum(entry.size for entry in self.entries())
 
+    def holds(self, episode: Episode) -> bool:
+        """True when the same grasp is stored, with whatever predictions: both its frames are equal."""
+        for folder in self.root.glob(f"{episode.after.frame.stamp}-*"):
+            try:
+                stored = read_episode(folder)
+            except DataError:
+                continue
+            pairs = ((stored.before, episode.before), (stored.after, episode.after))
+            if all(np.array_equal(mine.frame.image, theirs.frame.image) for mine, theirs in pairs):
+                return True
+        return False
+
     # -- writing -----------------------------------------------------------------------------------
 
     def add(self, episode: Episode, lesson: Lesson) -> Entry:
@@ -185,7 +204,8 @@ class EpisodeStore:
         try:
             digest = write_episode(temporary, episode)
             write_lesson(temporary, lesson)
-            return self._keep(temporary, f"{episode.after.frame.stamp}-{digest[:16]}", lesson.verdict)
+            parts = (str(episode.after.frame.stamp), episode.session, digest[:16])
+            return self._keep(temporary, "-".join(filter(None, parts)), lesson.verdict)
         except OSError as error:
             raise self._full(error) from None
         finally:
@@ -218,8 +238,10 @@ class EpisodeStore:
             if (self.root / entry.id).exists():
                 continue
             try:
-                other.read(entry)
+                episode, _ = other.read(entry)
             except DataError:
+                continue
+            if self.holds(episode):
                 continue
             temporary = self._hidden("incoming")
             try:

@@ -8,9 +8,8 @@ from typing import Any
 from rclpy.node import Node
 
 from rise_perception.nodes.parameters import declare
-from rise_perception.online.gate import GateConfig
+from rise_perception.online import parameters
 from rise_perception.online.learner import LearnerConfig
-from rise_perception.online.update import UpdateConfig
 
 # name: default, sentence, range of a number
 PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {
@@ -29,23 +28,8 @@ PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {
         "Node that is told when another version is to serve; empty: none.",
         None,
     ),
-    "device": ("cpu", "Where the networks of the learner run: cpu, cuda, cuda:1, ...", None),
-    "threads": (1, "CPU threads of the learner.", (1, 64)),
     "nice": (10, "By how much the learner stands back from other processes.", (0, 19)),
-    "min_new": (8, "New episodes that begin an update.", (1, 100_000)),
-    "new_share": (0.5, "Share of new episodes in an update; the others are replayed.", (0.01, 0.99)),
-    "heldout_share": (0.25, "Share of the episodes that judge and are never learned from.", (0.01, 0.99)),
-    "iterations": (200, "Most steps of an update.", (1, 1_000_000)),
-    "seconds": (600.0, "Most seconds of an update's training.", (1.0, 1e6)),
-    "batch": (4, "Views of anchors in a step, an even number.", (2, 256)),
-    "episode_batch": (4, "Views of episodes in a step, an even number.", (2, 256)),
-    "learning_rate": (1e-4, "Learning rate.", (1e-7, 1.0)),
-    "average": (0.98, "Decay of the averaged weights that teach and become the candidate.", (0.5, 0.9999)),
-    "objects": (4, "Most cut-outs that are pasted on an image.", (0, 50)),
-    "max_anchor_drop": (0.01, "AP that a candidate may lose on the held-out anchors.", (0.0, 1.0)),
-    "min_gain": (0.01, "Mean IoU that it has to win on the held-out interactions.", (0.0, 1.0)),
-    "certainty": (1.0, "Standard errors by which that gain lies above zero.", (0.0, 10.0)),
-    "min_heldout": (5, "Held-out episodes below which nothing is judged.", (2, 10_000)),
+    **parameters.PARAMETERS,
 }
 
 
@@ -65,22 +49,5 @@ def learner_config(given: SimpleNamespace) -> LearnerConfig:
     Raises:
         ConfigError: values that contradict each other, or no anchors.
     """
-    return LearnerConfig(
-        anchors=(given.anchors,) if given.anchors else (),
-        heldout_anchors=given.heldout_anchors,
-        update=UpdateConfig(
-            iterations=given.iterations,
-            seconds=given.seconds,
-            batch=given.batch,
-            episode_batch=given.episode_batch,
-            learning_rate=given.learning_rate,
-            average=given.average,
-            objects=given.objects,
-            threads=given.threads,
-        ),
-        gate=GateConfig(given.max_anchor_drop, given.min_gain, given.certainty, given.min_heldout),
-        min_new=given.min_new,
-        new_share=given.new_share,
-        heldout_share=given.heldout_share,
-        device=given.device,
-    )
+    anchors = (given.anchors,) if given.anchors else ()
+    return parameters.learner_config(anchors, given.heldout_anchors, vars(given))

@@ -43,8 +43,10 @@ class LearnerConfig:
         update: how a candidate is trained.
         gate: what it has to reach.
         min_new: episodes that have to be new before an update begins by itself.
+        most_new: new episodes that one update takes, the oldest first.
         new_share: share of the new ones among an update's episodes; the others are replayed.
-        heldout_share: share of the episodes that are never learned from, and judge.
+        heldout_share: share of the time, and of recordings, whose episodes judge and are never learned from.
+        heldout_cycle: seconds after which that comes round: :func:`is_held_out`.
         most_heldout: the newest of them that are looked at.
         device: where networks run.
     """
@@ -54,8 +56,10 @@ class LearnerConfig:
     update: UpdateConfig = field(default_factory=UpdateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     min_new: int = 8
+    most_new: int = 64
     new_share: float = 0.5
     heldout_share: float = 0.25
+    heldout_cycle: float = 240.0
     most_heldout: int = 60
     device: str = "cpu"
 
@@ -68,6 +72,10 @@ class LearnerConfig:
         for name in ("new_share", "heldout_share"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if self.most_new < 1 or not self.heldout_cycle > 0:
+            raise ConfigError(
+                f"most_new is {self.most_new} and heldout_cycle {self.heldout_cycle}; both must be above 0"
+            )
         if self.min_new < 1 or self.most_heldout < self.gate.min_heldout:
             raise ConfigError(
                 f"min_new is {self.min_new} and most_heldout {self.most_heldout}; they must be at least 1 "
@@ -166,7 +174,7 @@ class OnlineLearner:
         self._remember(paused=paused)
 
     def _judges(self, entry: Entry) -> bool:
-        return is_held_out(entry.id, self.config.heldout_share)
+        return is_held_out(entry, self.config.heldout_share, self.config.heldout_cycle)
 
     def _is_new(self, entry: Entry) -> bool:
         known = entry.id in self.memory.learned or entry.id in self.memory.failures
@@ -269,6 +277,7 @@ class OnlineLearner:
             new = [e for e in training if self._is_new(e)]
             failures = self.memory.failures
             old = [e for e in training if e not in new and failures.get(e.id, 0) < MOST_FAILURES]
+            new = new[: self.config.most_new]
             chosen = new + replayed(old, len(new), self.config.new_share, seed=len(self.memory.learned))
         useless = [e for e in chosen if self._objection(e, depth)]
         if useless:  # or they would count as new for ever
@@ -325,9 +334,16 @@ class OnlineLearner:
             write_json(self.models.root / MEMORY, dataclasses.asdict(self.memory))
 
 
-def is_held_out(identity: str, share: float) -> bool:
-    """Whether an episode judges instead of teaching: decided by its id, so that it never changes sides."""
-    return int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) < share * 2**32
+def is_held_out(entry: Entry, share: float, cycle: float) -> bool:
+    """Whether an episode judges instead of teaching, for ever.
+
+    Grasps that follow each other show the same items, so that they go together: the last ``share`` of every
+    ``cycle`` seconds judges. In recordings it begins at a moment that depends on their session, so that of
+    many short ones a share judges.
+    """
+    length = round(cycle * 1e9)
+    start = int(hashlib.sha256(entry.session.encode()).hexdigest(), 16) % length if entry.session else 0
+    return (entry.stamp + start) % length >= (1 - share) * length
 
 
 def replayed(old: Sequence[Entry], new: int, new_share: float, seed: int) -> list[Entry]:
