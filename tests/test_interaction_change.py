@@ -56,6 +56,21 @@ def test_nothing_is_seen_where_nothing_happened(how):
     assert set(lesson.unmoved.tolist()) == {1, 2, 3}
 
 
+def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
+    """One lamp: the shadow is far darker than any soft one, and of the same depth before and after."""
+    before, after = picture(1, 2, 3), picture(2, 3, seed=1)
+    image = before.image.astype(np.float32)
+    dark = np.zeros((HEIGHT, WIDTH), bool)
+    dark[30:80, 40:75] = True
+    image[dark & (label_map(1, 2, 3) == 0)] *= 0.12
+    nothing = np.zeros((HEIGHT, WIDTH), np.uint16)
+    for predicted in (label_map(1, 2, 3), nothing):
+        seen = episode(with_image(before, image), after, predicted, outcome=Outcome.SUCCESS)
+        lesson = learn_from(seen)
+        assert lesson.teaches, lesson.reason
+        assert overlap(lesson.masks[0], TRUTH) > 0.85
+
+
 def test_a_confirmed_item_and_its_neighbours_that_stayed():
     lesson = learn_from(episode(picture(1, 2, 3), picture(2, 3, seed=1)))
     assert (lesson.verdict, lesson.cause) == (Verdict.CONFIRMED, Cause.AGREES)

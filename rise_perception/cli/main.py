@@ -28,8 +28,10 @@ COMMANDS = (
     "selftest",
     "bench",
     "demo",
+    "live-demo",
 )
-MODULES = {"eval": "evaluate", "show-batch": "show_batch"}  # where the module's name is not the command's
+# Where the module's name is not the command's.
+MODULES = {"eval": "evaluate", "show-batch": "show_batch", "live-demo": "live_demo"}
 FAILED, INTERRUPTED = 2, 130
 
 

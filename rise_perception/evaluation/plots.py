@@ -1,4 +1,4 @@
-"""Plots of an evaluation, of latencies and of the learning benchmark, as PNG bytes."""
+"""Plots of an evaluation, of latencies, of the learning benchmark and of live learning, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -105,6 +105,31 @@ def learning_plot(curves: Mapping[str, Mapping[float, list[float]]], bars: Mappi
         axis.set_xticks(range(len(panel)), [bar.title for bar in panel])
         axis.set(ylabel="object AP", title=title, xlim=(-0.6, len(panel) - 0.4))
         axis.set_ylim(bottom=0)
+    return _png(figure)
+
+
+class Curve(NamedTuple):
+    """Figures over the number of grasps; ``steps``: each holds until the next."""
+
+    grasps: Sequence[float]
+    values: Sequence[float]
+    steps: bool = False
+
+
+def grasps_plot(panels: Mapping[str, Mapping[str, Curve]]) -> bytes:
+    """PNG with figures over the number of grasps.
+
+    Args:
+        panels: title of the panel -> name of the curve -> its figures.
+    """
+    figure, axes = _figure(len(panels))
+    for axis, (title, curves) in zip(axes, panels.items(), strict=True):
+        for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+            style = "steps-post" if curve.steps else "default"
+            axis.plot(curve.grasps, curve.values, color=color, lw=2, label=name, drawstyle=style)
+        axis.set(xlabel="grasps", title=title)
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="best", frameon=False)
     return _png(figure)
 
 

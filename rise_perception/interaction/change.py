@@ -27,6 +27,8 @@ DEPTH_SAME = 2.5
 SHADOW_SCALE, SHADOW_HUE = (0.35, 2.8), 0.3
 #: How much a shadow-like difference counts where depth cannot say whether anything moved.
 SHADOW_WEIGHT = 0.5
+#: Share of a region that has to lie elsewhere by depth before what lies where it lay counts as its shadow.
+STANDS_UP = 0.15
 #: Correlation of a pixel's surroundings from which they show the same pattern, only darker or brighter.
 SAME_PATTERN = 0.7
 #: The edge of a changed region lies where the difference falls below this share of its peak nearby ...
@@ -75,7 +77,7 @@ def find_change(before: Observation, after: Observation) -> Change:
     compared = free[0] & bring_back(free[1], motion)
     image = bring_back(second.image, motion)
     exposure = estimate_exposure(first.image, image, compared)
-    color, hue, scale = _color_difference(first.image, image, exposure)
+    color, hue, scale, one_way = _color_difference(first.image, image, exposure)
     shadow = (
         (hue < np.maximum(2.5, SHADOW_HUE * color)) & (scale > SHADOW_SCALE[0]) & (scale < SHADOW_SCALE[1])
     )
@@ -93,7 +95,9 @@ def find_change(before: Observation, after: Observation) -> Change:
     nearer, farther = known & (depth < -DEPTH_SAME), known & (depth > DEPTH_SAME)
     left, appeared = _clean(changed & ~nearer, reach), _clean(changed & ~farther, reach)
     left, appeared = _choose_side(left, appeared, farther, nearer, known, first.image, image)
-    left, appeared = left & compared, appeared & compared
+    flat = same & one_way
+    left = _without_shadow(left & compared, farther, flat, reach)
+    appeared = _without_shadow(appeared & compared, nearer, flat, reach)
     share = float((left | appeared).sum() / max(1, compared.sum()))
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
     certain &= compared & ~left & ~appeared
@@ -114,8 +118,10 @@ def _free(side: Observation) -> np.ndarray:
 
 def _color_difference(
     first: np.ndarray, second: np.ndarray, exposure: Exposure
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Differences (H, W) in deviations of the noise: of colour, of hue alone; and the factor of brightness.
+
+    Last, (H, W) bool: all channels are brighter, or all are darker, as light and shadow make them.
 
     A pixel differs as far as its value lies outside of what the other picture shows within one pixel, so
     that edges may be off by as much.
@@ -128,7 +134,9 @@ def _color_difference(
     c, d = np.asarray(cv2.blur(a, (3, 3))), np.asarray(cv2.blur(b, (3, 3)))
     scale = brightness(c * d) / np.maximum(brightness(c * c), 1 / 3)
     hue = largest(np.abs(d - scale[..., None] * c)) / noise
-    return rest, hue, scale
+    change = d - c
+    one_way = (change.min(axis=2) > 0) | (change.max(axis=2) < 0)
+    return rest, hue, scale, one_way
 
 
 def _outside(values: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -197,6 +205,26 @@ def _choose_side(
             gone = _stands_out(region, edges_first) >= _stands_out(region, edges_second)
         sides[0 if gone else 1] |= region
     return sides[0], sides[1]
+
+
+def _without_shadow(mask: np.ndarray, elsewhere: np.ndarray, flat: np.ndarray, reach: int) -> np.ndarray:
+    """``mask`` (H, W) without the shadows of what left or came.
+
+    Args:
+        mask: regions that changed.
+        elsewhere: (H, W) bool, what is seen there lies at another depth.
+        flat: (H, W) bool, what is seen there lies where it lay, and is only brighter or darker.
+        reach: width of an edge in pixels; narrower strips along an outline are its own.
+    """
+    kept = mask.copy()
+    for region in pieces(mask):
+        if (region & elsewhere).sum() >= STANDS_UP * region.sum():
+            shadow = cv2.morphologyEx((region & flat).astype(np.uint8), cv2.MORPH_OPEN, _disc(2 * reach + 1))
+            if shadow.any():
+                rest = region & (cv2.dilate(shadow, _disc(3)) == 0)
+                opened = cv2.morphologyEx(rest.astype(np.uint8), cv2.MORPH_OPEN, _disc(reach | 1))
+                kept &= ~region | (np.asarray(opened) > 0)
+    return kept
 
 
 def _stands_out(region: np.ndarray, edges: np.ndarray) -> float:

@@ -11,7 +11,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -23,9 +22,10 @@ from rise_perception.data import ros_images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.data.source import FrameSource
 from rise_perception.errors import RiseError
-from rise_perception.frame import CameraIntrinsics, Frame
+from rise_perception.frame import Frame
 from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
+from rise_perception.nodes.messages import camera_info
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run
 
@@ -126,7 +126,7 @@ class CameraNode(Node):
         if frame.depth is not None and self._depth is not None:
             self._depth.publish(ros_images.fill(Image(header=header), frame.depth, "32FC1"))
         if frame.camera is not None:
-            self._info.publish(_camera_info(header, frame.camera))
+            self._info.publish(camera_info(header, frame.camera))
         self._color.publish(ros_images.fill(Image(header=header), frame.image, "rgb8"))
 
     def _on_acknowledged(self, header: Header) -> None:
@@ -144,20 +144,6 @@ class CameraNode(Node):
             self.done.set_exception(self._failure)
         else:
             self.done.set_result(None)
-
-
-def _camera_info(header: Header, camera: CameraIntrinsics) -> CameraInfo:
-    matrix = camera.matrix()
-    return CameraInfo(
-        header=header,
-        width=camera.width,
-        height=camera.height,
-        distortion_model="plumb_bob",
-        d=[0.0] * 5,
-        k=matrix.ravel().tolist(),
-        r=np.eye(3).ravel().tolist(),
-        p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
-    )
 
 
 def main(args: list[str] | None = None) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from rise_msgs.msg import Instance, InstanceArray
-from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
 from rise_perception.data import ros_images
+from rise_perception.frame import CameraIntrinsics
 from rise_perception.instances import Instances
 from rise_perception.runtime.geometry import POINT, Location
 
@@ -69,6 +70,21 @@ def instance_array(
             row.box_size = Vector3(**dict(zip("xyz", location.size.tolist(), strict=True)))
         message.instances.append(row)
     return message
+
+
+def camera_info(header: Header, camera: CameraIntrinsics) -> CameraInfo:
+    """The intrinsics of pictures that are undistorted already."""
+    matrix = camera.matrix()
+    return CameraInfo(
+        header=header,
+        width=camera.width,
+        height=camera.height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=matrix.ravel().tolist(),
+        r=np.eye(3).ravel().tolist(),
+        p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
+    )
 
 
 def box_pose(location: Location) -> Pose:

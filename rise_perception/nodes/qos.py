@@ -33,6 +33,11 @@ def output() -> QoSProfile:
     return QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 
 
+def events() -> QoSProfile:
+    """What the robot says: none may be lost, also while a node is busy."""
+    return QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+
+
 def latched() -> QoSProfile:
     """Facts that a late subscriber needs: reliable, the last one kept."""
     return QoSProfile(

@@ -24,6 +24,7 @@ from rise_perception.errors import RiseError
 from rise_perception.frame import Frame
 from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
+from rise_perception.nodes.messages import camera_info
 from rise_perception.nodes.processes import NodeProcess, environment, free_domain
 
 START = 180.0  # seconds until the node must have answered for the first time
@@ -162,9 +163,7 @@ def _messages(frame: Frame) -> dict[str, Any]:
     """The messages of a frame by topic, colour last, so that its depth is there already."""
     messages: dict[str, Any] = {}
     if frame.camera is not None:
-        c = frame.camera
-        k = [c.fx, 0.0, c.cx, 0.0, c.fy, c.cy, 0.0, 0.0, 1.0]
-        messages[INFO_TOPIC] = CameraInfo(width=c.width, height=c.height, k=k)
+        messages[INFO_TOPIC] = camera_info(Header(), frame.camera)
     if frame.depth is not None:
         messages[DEPTH_TOPIC] = ros_images.fill(Image(), frame.depth, "32FC1")
     messages[COLOR_TOPIC] = ros_images.fill(Image(), frame.image, "rgb8")

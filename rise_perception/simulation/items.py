@@ -22,7 +22,7 @@ class Item:
 
     Attributes:
         body: name of its MuJoCo body, whose origin is the middle of the item's bounding box.
-        kind: name of its shape, a key of :data:`rise_perception.simulation.shapes.KINDS`.
+        kind: name of its shape, a key of the ``KINDS`` that it was made from.
         recipe: the number it was made from.
         half: (3,) half sizes of its bounding box in metres, in its own axes; soft things may bulge out.
         shiny: a depth camera sees it badly.
@@ -40,15 +40,22 @@ def draw_recipe(rng: np.random.Generator, split_code: int) -> int:
     return split_code * RECIPES_PER_SPLIT + int(rng.integers(RECIPES_PER_SPLIT))
 
 
-def add_item(builder: Builder, recipe: int, name: str, ground: np.ndarray | None = None) -> Item:
+def add_item(
+    builder: Builder,
+    recipe: int,
+    name: str,
+    ground: np.ndarray | None = None,
+    kinds: dict[str, tuple[float, shapes.Make]] = shapes.KINDS,
+) -> Item:
     """Add the item of ``recipe`` to the model as a free body called ``name``.
 
     Args:
         ground: overrides the recipe's main colour, (3,) RGB in [0, 255] (an item in the colour of its tote).
+        kinds: the shapes that it may have.
     """
     rng = np.random.default_rng(recipe)
-    weights = np.array([weight for weight, _ in shapes.KINDS.values()])
-    kind = str(rng.choice(list(shapes.KINDS), p=weights / weights.sum()))
+    weights = np.array([weight for weight, _ in kinds.values()])
+    kind = str(rng.choice(list(kinds), p=weights / weights.sum()))
     gloss = float(rng.choice([rng.uniform(0.0, 0.25), rng.uniform(0.4, 1.0)]))
     own = textures.colour(rng)
     clear = kind in ("bottle", "mug", "cup", "bag") and rng.random() < 0.06
@@ -57,7 +64,7 @@ def add_item(builder: Builder, recipe: int, name: str, ground: np.ndarray | None
     body.name = name
     joint = body.add_freejoint()
     joint.name = name
-    half = shapes.KINDS[kind][1](builder, body, look)
+    half = kinds[kind][1](builder, body, look)
     return Item(
         name, kind, recipe, np.asarray(half, float), clear or bool(gloss > 0.85 and rng.random() < 0.5)
     )

@@ -1,4 +1,4 @@
-"""Pick sequences on disk: COCO JSON with images, or a ROS 2 bag with truth and grasp events."""
+"""Pick sequences and cells on disk: COCO JSON with images, or a ROS 2 bag with truth and grasp events."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from rise_perception.data.atomic import write_json
 from rise_perception.errors import DataError
+from rise_perception.simulation.cell import Cell, CellSettings
 from rise_perception.simulation.dataset import coco, write_shot
 from rise_perception.simulation.render import Renderer
 from rise_perception.simulation.sequence import AFTER, FRAMES_PER_PICK, Event, SequenceSettings, pick_sequence
 
 FRAME_ID = "camera_color_optical_frame"
 EVENT_TOPIC = "/grasp_events"
+LEVELS = 4
+"""Of filling, at which each tote of a cell is seen."""
 
 
 def write_sequence(out: Path, settings: SequenceSettings) -> tuple[int, int]:
@@ -48,6 +52,32 @@ def write_sequence(out: Path, settings: SequenceSettings) -> tuple[int, int]:
             bar.update()
     write_json(out / "sequence.json", coco(records, f"pick sequence, {settings.split}, seed {settings.seed}"))
     return len(records), grasps
+
+
+def write_cell(out: Path, settings: CellSettings, totes: int, first: int) -> int:
+    """Write ``out``/cell.json with images, depth and labels of a cell; returns the number of images.
+
+    Args:
+        out: the folder.
+        settings: which cell.
+        totes: how many, each at ``LEVELS`` levels of filling.
+        first: number of the first one.
+
+    Raises:
+        MissingDependencyError: no MuJoCo, or no off-screen OpenGL.
+    """
+    records: list[dict[str, Any]] = []
+    with Renderer(settings.width, settings.height) as renderer:
+        cell = Cell(settings, renderer)
+        for tote in tqdm(range(first, first + totes), desc="cell", unit="tote"):
+            cell.next_tote(tote)
+            rng = np.random.default_rng([settings.seed, tote])
+            for _ in range(LEVELS):
+                records.append(write_shot(out, f"cell/{len(records):06d}.png", cell.scene, cell.look()))
+                left = cell.scene.labels
+                cell.take(tuple(rng.permutation(left)[: settings.items // LEVELS].tolist()))
+    write_json(out / "cell.json", coco(records, f"picking cell, seed {settings.seed}"))
+    return len(records)
 
 
 def write_bag(out: Path, settings: SequenceSettings) -> tuple[int, int]:

@@ -134,7 +134,7 @@ def _pose(rng: np.random.Generator, item: Item, upright: float) -> np.ndarray:
     return result
 
 
-def _drop(
+def drop(
     rng: np.random.Generator, scene: Scene, labels: list[int], region: Region, upright: float, spread: bool
 ) -> None:
     """Place items without overlap above the region; ``spread`` looks for free floor before stacking."""
@@ -218,6 +218,27 @@ def make_scene(
         if ground is not None:
             ground = np.clip(ground * rng.uniform(0.75, 1.2), 0, 255)
         items.append(add_item(builder, draw_recipe(rng, code), f"item{k + 1}", ground))
+    scene = assemble(builder, rng, place, items, code, width, height)
+    upright = {"tote": 0.3, "bin": 0.9, "table": 0.85}[place.kind]
+    first = 1
+    for region, amount in zip((place.main, *place.others), share, strict=True):
+        spread = place.kind != "tote" and rng.random() < 0.8
+        drop(rng, scene, list(range(first, first + amount)), region, upright, spread)
+        first += amount
+    scene.settle(1.2 if place.kind == "tote" else 0.7)
+    return scene
+
+
+def assemble(
+    builder: Builder,
+    rng: np.random.Generator,
+    place: Place,
+    items: list[Item],
+    code: int,
+    width: int,
+    height: int,
+) -> Scene:
+    """Compile a place and its items with lamps, a hand and what may hang into the view; nothing lies yet."""
     blocker = builder.material(
         np.stack([textures.surface(rng, 64, None, textures.colour(rng, "dark"))] * 6), gloss=0.2
     )
@@ -245,14 +266,6 @@ def make_scene(
     if place.kind != "table":
         owner[model.body(CONTAINER).id] = -1
     data = builder.mj.MjData(model)
-    scene = Scene(
+    return Scene(
         model, data, place, tuple(items), owner[model.geom_bodyid], code, set(range(1, len(items) + 1))
     )
-    upright = {"tote": 0.3, "bin": 0.9, "table": 0.85}[place.kind]
-    first = 1
-    for region, amount in zip((place.main, *place.others), share, strict=True):
-        spread = place.kind != "tote" and rng.random() < 0.8
-        _drop(rng, scene, list(range(first, first + amount)), region, upright, spread)
-        first += amount
-    scene.settle(1.2 if place.kind == "tote" else 0.7)
-    return scene

@@ -1,0 +1,194 @@
+"""A simulated picking cell: its camera, and a robot that picks what the segmentation node's masks say.
+
+It is what a real cell is to the other nodes: colour, depth and camera info, stamped with the time of day, and
+GraspEvent messages. When the last grasp is done it ends; one JSON line a grasp tells what came of it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.task import Future
+from rise_msgs.msg import GraspEvent, InstanceArray
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from rise_perception.data import ros_images
+from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
+from rise_perception.data.ros_instances import to_instances
+from rise_perception.errors import RiseError
+from rise_perception.nodes import qos
+from rise_perception.nodes.inputs import stamp_of
+from rise_perception.nodes.messages import camera_info
+from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.running import run
+from rise_perception.simulation.cell import Cell, CellSettings
+from rise_perception.simulation.picker import Aim, Picker
+from rise_perception.simulation.recording import EVENT_TOPIC, FRAME_ID
+from rise_perception.simulation.render import Renderer
+from rise_perception.simulation.sequence import EMPTY, SUCCESS, UNKNOWN
+
+#: Frames of the free scene before and after a grasp: enough for one to be settled and segmented.
+FREE_FRAMES = 4
+#: Totes in succession in which nothing is seen before the node gives up.
+MOST_UNSEEN = 10
+#: Heights in metres above the item that the hand is seen at on its way.
+WAY = (0.14, 0.05)
+
+
+class CellNode(Node):
+    """See the module. The parameters are the command line's of ``rise live-demo``."""
+
+    def __init__(self) -> None:
+        super().__init__("cell_node")
+        seed = declare(self, "seed", 0, "Another seed, another cell.", between=(0, 2**31 - 1))
+        self._picks = declare(self, "picks", 100, "Grasps until the node ends.", between=(1, 100_000))
+        rate = declare(self, "rate", 5.0, "Frames per second.", between=(0.1, 60.0))
+        self._period = declare(self, "period", 6.0, "Seconds of a grasp, at least.", between=(0.0, 3600.0))
+        log = declare(self, "log", "", "File that gets a JSON line for each grasp; empty for none.")
+        instances = declare(self, "instances_topic", "/segmentation_node/instances", "Masks to pick by.")
+        self._renderer = Renderer(CellSettings.width, CellSettings.height)
+        self._cell = Cell(CellSettings(seed), self._renderer)
+        self._picker = Picker()
+        self._log = Path(log) if log else None
+        self._color = self.create_publisher(Image, COLOR_TOPIC, qos.camera_output())
+        self._depth = self.create_publisher(Image, DEPTH_TOPIC, qos.camera_output())
+        self._info = self.create_publisher(CameraInfo, INFO_TOPIC, qos.camera_output())
+        self._events = self.create_publisher(GraspEvent, EVENT_TOPIC, qos.events())
+        self.create_subscription(InstanceArray, instances, self._on_instances, qos.output())
+        self._masks: InstanceArray | None = None
+        self._version = ""
+        self.done = Future()
+        self._story = self._pick_all()
+        self.create_timer(1.0 / rate, self._tick)
+
+    def _tick(self) -> None:
+        """One frame: the story goes on to the next."""
+        try:
+            next(self._story)
+        except StopIteration:
+            if not self.done.done():
+                for publisher in (self._events, self._color):
+                    publisher.wait_for_all_acked(Duration(seconds=5))
+                self.get_logger().info(f"{self._picks} grasps done")
+                self.done.set_result(None)
+        except RiseError as error:
+            self.done.set_exception(error)
+
+    def _on_instances(self, message: InstanceArray) -> None:
+        self._masks, self._version = message, message.model_version
+
+    # -- what happens, a frame at a time -----------------------------------------------------------
+
+    def _pick_all(self) -> Iterator[None]:
+        """Grasp after grasp; yields after each frame."""
+        while self._color.get_subscription_count() == 0 or self._masks is None:
+            self._show()  # until the segmentation node answers
+            yield
+        for number in range(self._picks):
+            begun = time.monotonic()
+            unseen = 0
+            while (aim := (yield from self._aim())) is None:
+                self._cell.next_tote(self._cell.tote + 1)
+                self._picker.changed()
+                unseen += 1
+                if unseen > MOST_UNSEEN:
+                    raise RiseError(f"the model sees nothing to pick in {unseen} totes; is it the right one?")
+            yield from self._grasp(number, aim, self._version)
+            while time.monotonic() - begun < self._period:
+                self._show()
+                yield
+
+    def _aim(self) -> Generator[None, None, Aim | None]:
+        """Looks at the free scene until its masks are there; returns the aim."""
+        since = self._show()
+        frames = 1
+        yield
+        while frames < FREE_FRAMES or self._masks is None or stamp_of(self._masks.header) < since:
+            self._show()
+            frames += 1
+            yield
+        return self._picker.choose(to_instances(self._masks)) if self._cell.scene.labels else None
+
+    def _grasp(self, number: int, aim: Aim, version: str) -> Iterator[None]:
+        """One attempt, from BEFORE to AFTER."""
+        cell, name = self._cell, f"{self._cell.settings.seed}-{number:05d}"
+        stamp = self._show()
+        self._say(name, GraspEvent.BEFORE, aim, UNKNOWN, stamp)
+        yield
+        point = cell.point(aim.x, aim.y)
+        outcome, held = cell.under_cup(aim.x, aim.y)
+        for height in (*WAY, 0.0):
+            stamp = self._show(point + height * cell.approach)
+            yield
+        self._say(name, GraspEvent.CLOSED, aim, UNKNOWN, stamp)
+        cell.take(held)
+        stamp = self._show(point + WAY[0] * cell.approach)
+        self._say(name, GraspEvent.LIFTED, aim, outcome, stamp)
+        yield
+        self._say(name, GraspEvent.AFTER, aim, outcome, self._show())
+        yield
+        for _ in range(FREE_FRAMES - 1):
+            self._show()
+            yield
+        if outcome == EMPTY:
+            self._picker.failed(aim)
+        else:
+            self._picker.changed()
+        self._write(number, name, aim, outcome, len(held), version)
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _show(self, hand: np.ndarray | None = None) -> int:
+        """Publishes a frame; returns its stamp in nanoseconds."""
+        shot = self._cell.look(hand)
+        stamp = time.time_ns()
+        header = _header(stamp)
+        self._info.publish(camera_info(header, self._cell.camera))
+        self._depth.publish(ros_images.fill(Image(header=header), shot.depth, "16UC1"))
+        self._color.publish(ros_images.fill(Image(header=header), shot.image, "rgb8"))
+        return stamp
+
+    def _say(self, name: str, phase: int, aim: Aim, outcome: int, stamp: int) -> None:
+        event = GraspEvent(header=_header(stamp), grasp_id=name, phase=phase, outcome=outcome)
+        event.target_id = aim.target_id
+        self._events.publish(event)
+
+    def _write(self, number: int, name: str, aim: Aim, outcome: int, taken: int, version: str) -> None:
+        if self._log is None:
+            return
+        line: dict[str, Any] = {
+            "number": number,
+            "grasp": name,
+            "stamp": time.time_ns(),
+            "tote": self._cell.tote,
+            "success": outcome == SUCCESS,
+            "outcome": outcome,
+            "taken": taken,
+            "score": aim.score,
+            "model_version": version,
+        }
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _header(stamp: int) -> Header:
+    return Header(stamp=Time(sec=stamp // 10**9, nanosec=stamp % 10**9), frame_id=FRAME_ID)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Picks until the last grasp is done."""
+    return run(CellNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
