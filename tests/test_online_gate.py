@@ -12,6 +12,7 @@ from squares import SIZE, instances_of, square
 from tiny_data import write_data
 
 from rise_perception.errors import ConfigError
+from rise_perception.interaction.chain import Sighting
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.online.gate import GateConfig, Measured, best_overlaps, judge, measure
 
@@ -26,7 +27,7 @@ def judged(anchors: tuple[float, float], before: list[float], after: list[float]
 def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() -> None:
     accepted, reason = judged((0.70, 0.69), [0.2, 0.4, 0.3, 0.5], [0.6, 0.7, 0.8, 0.7])
     assert accepted
-    assert reason == "anchors AP 0.700 -> 0.690, held-out IoU 0.350 -> 0.700 over 4 labels"
+    assert reason == "anchors AP 0.700 -> 0.690, held-out IoU 0.350 -> 0.700 over 4 items"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() 
         ((0.70, 0.80), [0.5] * 4, [0.54] * 4, "do not improve by 0.05"),
         ((0.70, 0.80), [0.5] * 4, [0.4] * 4, "do not improve"),
         ((0.70, 0.70), [0.5] * 4, [0.5, 0.5, 0.5, 0.9], "may be luck"),
-        ((0.70, 0.70), [0.5] * 3, [0.9] * 3, "3 held-out labels cannot judge"),
+        ((0.70, 0.70), [0.5] * 3, [0.9] * 3, "3 held-out items cannot judge"),
         ((0.70, float("nan")), [0.2] * 4, [0.9] * 4, "the anchors drop"),
         ((0.70, 0.70), [0.2] * 4, [float("nan")] * 4, "do not improve"),
     ],
@@ -86,10 +87,16 @@ def test_models_are_measured_on_the_same_labels(
     data.write_text(content.replace('"categories": [', '"categories": [{"id": 9, "name": "container"}, '))
     flat = episode(picture(1, 2, 3, depth=False), picture(2, 3, seed=1, depth=False))
     deep = episode(picture(1, 2, 3), picture(2, 3, seed=1))
-    lessons = [(e, learn_from(e)) for e in (flat, deep)]
-    assert all(lesson.teaches for _, lesson in lessons)
+    lessons = []
+    for number, e in enumerate((flat, deep)):
+        (mask,) = learn_from(e).masks
+        lessons.append((e, [Sighting.of(f"item {number}", mask)]))
     colour = measure(tiny_model, data, lessons)
     depth = measure(tiny_depth_model, data, lessons)
     assert len(colour.heldout) == len(depth.heldout) == 2
+    # One item in two frames is one witness, with the mean of both.
+    (image, (sighting,)), (other, _) = lessons
+    twice = measure(tiny_depth_model, data, [(image, [sighting]), (other, [sighting])])
+    assert twice.heldout.tolist() == pytest.approx([depth.heldout.mean()])
     assert depth.heldout[0] == 0.0
     assert 0 <= colour.anchor_ap <= 1

@@ -16,6 +16,7 @@ from tiny_data import configure, write_data
 from rise_perception.benchmarks.interaction_trials import overlap
 from rise_perception.errors import ConfigError
 from rise_perception.frame import Frame
+from rise_perception.interaction.chain import known_items
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import EpisodeStore
 from rise_perception.learning.batches import collate, seeded_order
@@ -52,7 +53,8 @@ def episodes(tmp_path: Path) -> EpisodeStore:
 
 @pytest.fixture
 def images(episodes: EpisodeStore) -> EpisodeImages:
-    return EpisodeImages(episodes, episodes.entries(), tiny_config(**CLASSES))
+    entries = episodes.entries()
+    return EpisodeImages(episodes, entries, tiny_config(**CLASSES), known_items(episodes, entries))
 
 
 @pytest.fixture
@@ -87,11 +89,28 @@ def test_the_frame_after_is_an_image_of_its_own_without_labels(images: EpisodeIm
     assert images[0].depth is None  # the model sees colour alone
 
 
+def test_what_later_grasps_took_is_known_in_both_frames_and_judged_no_more_as_a_guess(tmp_path: Path) -> None:
+    store = EpisodeStore(tmp_path / "chain", write=True, min_free_bytes=0)
+    for seed, here, there in ((1, (1, 2, 3), (2, 3)), (3, (2, 3), (3,))):
+        grasp = episode(picture(*here, seed=seed), picture(*there, seed=seed + 1), target=here[0])
+        store.add(grasp, learn_from(grasp))
+    entries = store.entries()
+    images = EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
+    before, after, alone = images[0], images.after(0), images[1]
+    assert after is not None
+    assert before.ids.tolist() == [0, 1, FIRST_UNMOVED + 3]  # item 2 is certain, item 3 a prediction
+    assert after.ids.tolist() == [1, FIRST_UNMOVED + 3]
+    assert alone.ids.tolist() == [1]
+    assert overlap(alone.masks[0], label_map(2) > 0) > 0.9
+    assert images.taught(0).ids.tolist() == [0]  # only what was taken is in full sight for certain
+
+
 def test_masks_follow_a_camera_that_moved(tmp_path: Path, episodes: EpisodeStore) -> None:
     grasp = episode(picture(1, 2, 3, seed=9), picture(2, 3, seed=10))
     lesson = replace(learn_from(grasp), to_after=np.array([[1.0, 0, 7], [0, 1, -4]]))
     store = EpisodeStore(tmp_path / "other", write=True, min_free_bytes=0)
-    images = EpisodeImages(store, [store.add(grasp, lesson)], tiny_config(**CLASSES))
+    entries = [store.add(grasp, lesson)]
+    images = EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
     before, after = images[0], images.after(0)
     assert np.array_equal(np.roll(before.masks[1], (-4, 7), (0, 1)), after.masks[0])
 
@@ -190,7 +209,7 @@ def test_an_update_starts_from_the_parent_ends_in_its_budget_and_can_be_stopped(
     tmp_path: Path, episodes: EpisodeStore, parent: ModelStore
 ) -> None:
     said: list[Progress] = []
-    anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries())
+    anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries(), {})
     serving = parent.serving()
     short = UpdateConfig(iterations=50, seconds=1e-3, batch=2, episode_batch=2)
     card, steps = train_candidate(short, serving, anchors, source, tmp_path / "c", said.append, Event())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from rise_perception.errors import ConfigError, ModelError
 from rise_perception.evaluation.coco import coco_scores
 from rise_perception.evaluation.regions import CONTAINER, category_name
 from rise_perception.instances import Instances
+from rise_perception.interaction.chain import Sighting
 from rise_perception.interaction.episode import Episode
-from rise_perception.interaction.lesson import Lesson
 from rise_perception.learning.validation import predicted_pairs
 from rise_perception.runtime.segmenter import Segmenter
 
@@ -27,7 +27,7 @@ class GateConfig:
         max_anchor_drop: AP that may be lost on the held-out anchors.
         min_gain: mean IoU that has to be won on the held-out interactions.
         certainty: standard errors by which the gain has to lie above zero, so that luck is no gain.
-        min_heldout: held-out labels below which nothing can be judged.
+        min_heldout: held-out items below which nothing can be judged.
     """
 
     max_anchor_drop: float = 0.01
@@ -50,7 +50,8 @@ class Measured:
 
     Attributes:
         anchor_ap: AP of the objects on the held-out anchors.
-        heldout: (N,) for each label of the held-out interactions the IoU of the instance that fits it best.
+        heldout: (N,) for each item of the held-out interactions the IoU of the instance that fits it best,
+            the mean over the frames that it is known in.
     """
 
     anchor_ap: float
@@ -75,14 +76,14 @@ def judge(serving: Measured, candidate: Measured, config: GateConfig) -> Judgeme
     count = len(serving.heldout)
     if count < config.min_heldout:
         return Judgement(
-            False, f"{count} held-out labels cannot judge it; gate.min_heldout is {config.min_heldout}"
+            False, f"{count} held-out items cannot judge it; gate.min_heldout is {config.min_heldout}"
         )
     gain = candidate.heldout - serving.heldout
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(count))
     drop = serving.anchor_ap - candidate.anchor_ap
     figures = (
         f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out IoU "
-        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} labels"
+        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} items"
     )
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
@@ -97,14 +98,17 @@ def judge(serving: Measured, candidate: Measured, config: GateConfig) -> Judgeme
 
 
 def measure(
-    folder: Path, anchors: str | Path, interactions: Iterable[tuple[Episode, Lesson]], device: str = "cpu"
+    folder: Path,
+    anchors: str | Path,
+    interactions: Iterable[tuple[Episode, Sequence[Sighting]]],
+    device: str = "cpu",
 ) -> Measured:
     """Measure a model.
 
     Args:
         folder: of the model.
         anchors: COCO annotation file of the held-out anchors.
-        interactions: the held-out episodes.
+        interactions: the held-out episodes, with the items that are known in their frames before.
         device: where the network runs.
 
     Raises:
@@ -114,19 +118,22 @@ def measure(
     if anchor_ap is None:
         raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
     segmenter = Segmenter.load(folder, device)
-    found: list[float] = []
-    for episode, lesson in interactions:
+    found: dict[str, list[float]] = {}
+    for episode, sightings in interactions:
         frame = episode.before.frame
         try:
             instances = segmenter(frame.image, frame.depth)
         except ModelError:  # a model that needs depth finds nothing where there is none
             instances = Instances.empty(*frame.image.shape[:2])
-        found += best_overlaps(lesson.masks, instances)
-    return Measured(anchor_ap, np.array(found))
+        overlaps = best_overlaps([sighting.unpacked() for sighting in sightings], instances)
+        for sighting, overlap in zip(sightings, overlaps, strict=True):
+            found.setdefault(sighting.item, []).append(overlap)
+    # The same item in ten frames is not ten witnesses.
+    return Measured(anchor_ap, np.array([float(np.mean(overlaps)) for overlaps in found.values()]))
 
 
-def best_overlaps(masks: np.ndarray, instances: Instances) -> list[float]:
-    """For each of (N, H, W) bool masks the IoU of the item that fits it best; 0 where none touches it.
+def best_overlaps(masks: Iterable[np.ndarray], instances: Instances) -> list[float]:
+    """For each of N masks (H, W) bool the IoU of the item that fits it best; 0 where none touches it.
 
     Instances share no pixel, so that guessing many shapes does not help.
     """

@@ -15,8 +15,9 @@ from rise_perception.data.atomic import write_json
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
 from rise_perception.errors import ConfigError, DataError, ModelError
+from rise_perception.interaction.chain import Known, Sighting, beside, known_items
 from rise_perception.interaction.episode import Episode
-from rise_perception.interaction.lesson import Lesson, Verdict
+from rise_perception.interaction.lesson import Verdict
 from rise_perception.interaction.store import Entry, EpisodeStore
 from rise_perception.network.config import build_config
 from rise_perception.online.gate import GateConfig, Judgement, Measured, judge, measure
@@ -211,7 +212,7 @@ class OnlineLearner:
         if iterations:
             budget = dataclasses.replace(budget, iterations=iterations)
         with self.models.workplace() as place:
-            source = (self.episodes, training)
+            source = (self.episodes, training, self._known(training, judging=False))
             try:
                 card, steps = train_candidate(
                     budget, parent, self.config.anchors, source, place, report, stop, self.config.device
@@ -293,9 +294,16 @@ class OnlineLearner:
         except DataError as error:  # damaged, or evicted a moment ago
             return str(error)
 
-    def _read(self, entries: list[Entry]) -> Iterator[tuple[Episode, Lesson]]:
+    def _known(self, chosen: list[Entry], judging: bool) -> dict[str, Known]:
+        """What is certain in the frames of episodes that all judge, or all teach."""
+        side = [entry for entry in self.episodes.entries() if self._judges(entry) == judging]
+        return known_items(self.episodes, beside(side, chosen))
+
+    def _read(self, entries: list[Entry]) -> Iterator[tuple[Episode, tuple[Sighting, ...]]]:
+        known = self._known(entries, judging=True)
         for entry in entries:
-            yield self.episodes.read(entry)
+            episode, _ = self.episodes.read(entry)
+            yield episode, known[entry.id].before
 
     # -- what is remembered ------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ the picture is unknown: neither an object nor background.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
 from rise_perception.data.coco import LabelledImage
 from rise_perception.instances import Instances
+from rise_perception.interaction.chain import Known
 from rise_perception.interaction.episode import Episode
 from rise_perception.interaction.lesson import Lesson
 from rise_perception.interaction.store import Entry, EpisodeStore
@@ -29,6 +30,10 @@ FIRST_UNMOVED = 500_000
 LEAST_CONTRAST = 4.0
 #: For the bank: an anchor image has about this many objects for the one of an episode.
 OBJECTS_OF_AN_ANCHOR = 4
+
+
+#: Masks (N, H, W) bool, identities and classes (N,) int64.
+_Objects = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def is_certain(ids: np.ndarray) -> np.ndarray:
@@ -63,44 +68,66 @@ class EpisodeImages:
         store: where they are.
         entries: which.
         network: class names, and whether depth is wanted.
+        known: the items that are certain in their frames; see :mod:`rise_perception.interaction.chain`.
     """
 
-    def __init__(self, store: EpisodeStore, entries: list[Entry], network: NetworkConfig) -> None:
-        self.store, self.entries, self.network = store, entries, network
+    def __init__(
+        self,
+        store: EpisodeStore,
+        entries: list[Entry],
+        network: NetworkConfig,
+        known: Mapping[str, Known],
+    ) -> None:
+        self.store, self.entries, self.network, self.known = store, entries, network, known
         self._last: tuple[Entry, tuple[Episode, Lesson]] | None = None
 
     def __len__(self) -> int:
         return 2 * len(self.entries)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """Known objects have their rank among the labels as id; unmoved ones from FIRST_UNMOVED on."""
+        """Known items count from 0 in both frames; unmoved predictions from FIRST_UNMOVED on."""
         entry, episode, lesson = self._read(index)
+        before, after = self._certain(entry, episode)
         if index % 2:
-            return self._image(f"{entry.id} after", episode, False, *_none(episode))
-        masks, ids, classes = _unmoved(episode, lesson, self.network)
-        kinds = [_class_of(mask, episode.before.instances, self.network) for mask in lesson.masks]
-        return self._image(
-            f"{entry.id} before",
-            episode,
-            True,
-            np.concatenate([lesson.masks, masks]),
-            np.concatenate([np.arange(len(lesson.masks)), ids]).astype(np.int64),
-            np.concatenate([kinds, classes]).astype(np.int64),
-        )
+            return self._image(f"{entry.id} after", episode, False, after)
+        unmoved = _unmoved(episode, lesson, self.network, before[0])
+        return self._image(f"{entry.id} before", episode, True, before, unmoved)
 
     def after(self, index: int) -> LabelledImage | None:
-        """The frame after of a frame before, with what has not moved."""
+        """The frame after of a frame before, with what is known there and what has not moved."""
         if index % 2:
             return None
         entry, episode, lesson = self._read(index)
-        masks, ids, classes = _unmoved(episode, lesson, self.network)
+        before, after = self._certain(entry, episode)
+        masks, ids, classes = _unmoved(episode, lesson, self.network, before[0])
         height, width = masks.shape[1:]
         moved = [
             cv2.warpAffine(m.astype(np.uint8), lesson.to_after, (width, height), flags=cv2.INTER_NEAREST) > 0
             for m in masks
         ]
         there = np.stack(moved) if moved else masks
-        return self._image(f"{entry.id} after", episode, False, there, ids, classes)
+        return self._image(f"{entry.id} after", episode, False, after, (there, ids, classes))
+
+    def taught(self, number: int) -> LabelledImage:
+        """The frame before of an episode with what this episode itself took: in full sight, for the bank."""
+        entry, episode, lesson = self._read(2 * number)
+        before, _ = self._certain(entry, episode)
+        own = [part[: len(lesson.masks)] for part in before]
+        return self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
+
+    def _certain(self, entry: Entry, episode: Episode) -> tuple[_Objects, _Objects]:
+        """The known items of both frames; an item has one identity in both."""
+        known = self.known.get(entry.id, Known())
+        order = dict.fromkeys(sighting.item for sighting in (*known.before, *known.after))
+        number = {item: rank for rank, item in enumerate(order)}
+        found = []
+        for sightings in (known.before, known.after):
+            masks = [sighting.unpacked() for sighting in sightings]
+            kinds = [_class_of(mask, episode.before.instances, self.network) for mask in masks]
+            ids = np.array([number[sighting.item] for sighting in sightings], np.int64)
+            there = np.stack(masks) if masks else _none(episode)[0]
+            found.append((there, ids, np.array(kinds, np.int64)))
+        return found[0], found[1]
 
     def _read(self, index: int) -> tuple[Entry, Episode, Lesson]:
         """An episode; both its frames are asked for one after the other."""
@@ -109,17 +136,10 @@ class EpisodeImages:
             self._last = entry, self.store.read(entry)
         return entry, *self._last[1]
 
-    def _image(
-        self,
-        name: str,
-        episode: Episode,
-        first: bool,
-        masks: np.ndarray,
-        ids: np.ndarray,
-        classes: np.ndarray,
-    ) -> LabelledImage:
+    def _image(self, name: str, episode: Episode, first: bool, *objects: _Objects) -> LabelledImage:
         frame = (episode.before if first else episode.after).frame
         depth = frame.depth if self.network.input == "rgbd" else None
+        masks, ids, classes = (np.concatenate(parts) for parts in zip(*objects, strict=True))
         return LabelledImage(name, frame.image, depth, masks, classes, ids)
 
 
@@ -133,7 +153,7 @@ class EpisodeScenes(Scenes):
 
     def __init__(self, config: TrainConfig, episodes: EpisodeImages) -> None:
         super().__init__(config)
-        self.unlabelled = Sources([episodes])
+        self.unlabelled, self.episodes = Sources([episodes]), episodes
         network = config.network
         containers = frozenset(network.classes.index(name) for name in network.containers)
         count = len(episodes.entries)
@@ -145,28 +165,25 @@ class EpisodeScenes(Scenes):
     def _bank_image(self, index: int) -> LabelledImage:
         if index < self.banked_anchors:
             return super()._bank_image(index)
-        sample, _ = self._readable(self.unlabelled, 2 * (index - self.banked_anchors))
-        certain = is_certain(sample.ids)
-        return replace(
-            sample, masks=sample.masks[certain], classes=sample.classes[certain], ids=sample.ids[certain]
-        )
+        return self.episodes.taught(index - self.banked_anchors)
 
 
-def _none(episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _none(episode: Episode) -> _Objects:
     nothing = np.zeros(0, np.int64)
     return np.zeros((0, *episode.before.frame.image.shape[:2]), bool), nothing, nothing
 
 
-def _unmoved(
-    episode: Episode, lesson: Lesson, network: NetworkConfig
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks (K, H, W), identities and classes of the predictions that look the same in the frame after."""
+def _unmoved(episode: Episode, lesson: Lesson, network: NetworkConfig, certain: np.ndarray) -> _Objects:
+    """Predictions that look the same in the frame after, but for those on ``certain`` items (N, H, W)."""
     found = episode.before.instances
     if found is None or len(lesson.unmoved) == 0:
         return _none(episode)
     masks = found.label_map[None] == lesson.unmoved[:, None, None]
+    taken = certain.any(axis=0) if len(certain) else np.zeros(masks.shape[1:], bool)
+    free = np.array([(mask & taken).sum() < 0.1 * mask.sum() for mask in masks])
+    masks, labels = masks[free], lesson.unmoved[free]
     classes = [_class_of(mask, found, network) for mask in masks]
-    return masks, FIRST_UNMOVED + lesson.unmoved.astype(np.int64), np.array(classes, np.int64)
+    return masks, FIRST_UNMOVED + labels.astype(np.int64), np.array(classes, np.int64)
 
 
 def _class_of(mask: np.ndarray, found: Instances | None, network: NetworkConfig) -> int:
