@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,18 @@ from pycocotools import mask as coco_mask
 from tiny import tiny_config
 
 from rise_perception.benchmarks.interaction_trials import from_label_map
+from rise_perception.data.bag_messages import header, instance_array_message
+from rise_perception.data.bags import COLOR_TOPIC, BagWriter
 from rise_perception.data.images import write_image
+from rise_perception.data.typestore import typestore
 from rise_perception.frame import Frame
-from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome
+from rise_perception.instances import Instances
+from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome, Phase
 from rise_perception.learning.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
 from rise_perception.learning.trainer import Trainer
 
 SIZE = (64, 96)
+FRAME = 200_000_000  # nanoseconds
 #: Network of the cell: it learns in seconds.
 NETWORK: dict[str, Any] = {
     "classes": ("object",),
@@ -122,3 +129,36 @@ def make_grasp(
         Grasp(f"grasp-{number}", -1, outcome, stamp + 10**8),
         "cell-0",
     )
+
+
+def write_bag(path: Path, numbers: Iterable[int], predictions: bool = False, ended: bool = True) -> Path:
+    """A recording of grasps, ten frames before and seven after each; without AFTER if not ``ended``."""
+    event_type = "rise_msgs/msg/GraspEvent"
+    with BagWriter(path) as bag:
+        for number in numbers:
+            grasp = make_grasp(number)
+            for step in range(17):
+                side = grasp.before if step < 10 else grasp.after
+                stamp = grasp.before.frame.stamp + step * FRAME
+                bag.write_image(COLOR_TOPIC, side.frame.image, "rgb8", stamp, "cam")
+                if predictions:
+                    found = instance_array_message(guess(), replace(side.frame, stamp=stamp), "robot-1", 1.0)
+                    bag.write("/seg/instances", "rise_msgs/msg/InstanceArray", found, stamp)
+                said = {9: [Phase.BEFORE, Phase.CLOSED], 10: [Phase.AFTER] if ended else []}.get(step, [])
+                for phase in said:
+                    message = typestore().types[event_type](
+                        header=header(stamp, "cam"),
+                        grasp_id=grasp.grasp.grasp_id,
+                        phase=phase,
+                        target_id=5,
+                        outcome=grasp.grasp.outcome if phase == Phase.AFTER else Outcome.UNKNOWN,
+                    )
+                    bag.write("/grasps", event_type, message, stamp)
+    return path
+
+
+def guess() -> Instances:
+    """One instance in the middle, with the id 5."""
+    labels = np.zeros(SIZE, np.uint16)
+    labels[20:40, 30:60] = 5
+    return from_label_map(labels)

@@ -135,6 +135,17 @@ def test_the_next_grasp_is_not_taken_for_a_part_of_this_one(closed_is_said):
     assert found.grasp.grasp_id == "next"
 
 
+def test_a_camera_that_pauses_after_a_grasp_loses_nothing():
+    cell = Cell()
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(0.3)
+    cell.now += 20 * SECOND
+    cell.show(0.1)
+    (found,) = cell.finished()
+    assert found.after.frame.stamp < cell.now - 10 * SECOND
+
+
 def test_at_the_end_of_a_recording_grasps_end_or_are_given_up():
     cell = Cell()
     grasp(cell)

@@ -67,11 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _store(source: Path) -> EpisodeStore | None:
     """The store at ``source``; None where there are pictures instead."""
-    from rise_perception.data.images import SUFFIXES
+    from rise_perception.interaction.recordings import has_pictures
     from rise_perception.interaction.store import EpisodeStore
 
-    pictures = source.is_dir() and any(p.suffix.lower() in SUFFIXES for p in source.iterdir())
-    return None if pictures else EpisodeStore(source)
+    return None if has_pictures(source) else EpisodeStore(source)
 
 
 def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, Lesson]]:
@@ -81,22 +80,14 @@ def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, Lesson]]:
 
 def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, Lesson]]:
     """Each picture and the next one as the two sides of a grasp."""
-    from rise_perception.data.source import FrameSource
-    from rise_perception.interaction.episode import Episode, Grasp, Observation
     from rise_perception.interaction.reconcile import learn_from
+    from rise_perception.interaction.recordings import PictureGrasps, Predictor
 
-    segmenter = None
+    predictor = None
     if model != "none":
         from rise_perception.runtime.segmenter import Segmenter
 
-        segmenter = Segmenter.load(model)
-    version = "" if segmenter is None else segmenter.version
-    last: Observation | None = None
-    for number, (frame, _) in enumerate(FrameSource(folder).frames()):
-        found = None if segmenter is None else segmenter(frame.image, frame.depth)
-        side = Observation(frame, found)
-        if last is not None:
-            name = f"{number - 1:04d}-{number:04d}"
-            episode = Episode(last, side, Grasp(name, stamp=frame.stamp), version)
-            yield name, episode, learn_from(episode)
-        last = side
+        predictor = Predictor(Segmenter.load(model))
+    for taken in PictureGrasps(folder).episodes(lambda: None):
+        episode = taken if predictor is None else predictor.complete(taken)
+        yield episode.grasp.grasp_id, episode, learn_from(episode)

@@ -23,6 +23,7 @@ COMMANDS = (
     "split",
     "scenes",
     "episodes",
+    "learn",
     "info",
     "export",
     "selftest",

@@ -129,9 +129,12 @@ class Attempts:
     def frame(self, frame: Frame, robot: np.ndarray | None = None) -> None:
         """Take a camera frame."""
         newest = self.buffer.newest
-        if newest is not None and frame.stamp < newest:
-            for grasp_id in self.under_way:
+        for grasp_id in self.under_way:
+            attempt = self._attempts[grasp_id]
+            if newest is not None and frame.stamp < newest:
                 self.discard(grasp_id, "the clock jumped back")
+            elif attempt.after_from is not None and attempt.deadline < frame.stamp:
+                self._look(grasp_id, attempt, attempt.deadline)  # a late frame makes the buffer forget
         self.buffer.add(frame, robot)
         if frame.stamp in self._early:
             self.buffer.attach(frame.stamp, *self._early.pop(frame.stamp))

@@ -7,7 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -226,8 +226,12 @@ class EpisodeStore:
         os.replace(entry.folder, trash)
         shutil.rmtree(trash, ignore_errors=True)
 
-    def merge(self, other: EpisodeStore) -> int:
+    def merge(self, other: EpisodeStore, step: Callable[[], object] = lambda: None) -> int:
         """Copy what ``other`` has and this store has not; returns how many. Damaged episodes stay behind.
+
+        Args:
+            other: the store to copy from.
+            step: called before each of its episodes.
 
         Raises:
             StoreFullError: it does not fit; what was copied so far stays.
@@ -235,6 +239,7 @@ class EpisodeStore:
         self._must_write()
         added = 0
         for entry in other.entries():
+            step()
             if (self.root / entry.id).exists():
                 continue
             try:

@@ -26,7 +26,7 @@ _GATE: dict[str, _About] = {
     "min_heldout": ("Held-out episodes below which nothing is judged.", (2, 10_000)),
 }
 _LEARNER: dict[str, _About] = {
-    "device": ("Where the networks of the learner run: cpu, cuda, cuda:1, ...", None),
+    "device": ("Where the networks of the learner run: cpu, cuda, cuda:1 or another.", None),
     "min_new": ("New episodes that begin an update by itself.", (1, 100_000)),
     "most_new": ("New episodes that one update takes, the oldest first.", (1, 100_000)),
     "new_share": ("Share of new episodes in an update; the others are replayed.", (0.01, 0.99)),
