@@ -24,8 +24,8 @@ The report shows AP on totes that nobody picked from, grasp success and latency 
 """
 #: Labelled images of the tote world: replayed, for the gate, and for the report alone.
 ANCHORS = (160, 60, 100)
-#: Totes that are never picked from, and the number of the first one.
-HELDOUT_TOTES, FIRST_HELDOUT = 12, 1000
+#: Number of the first tote that is never picked from.
+FIRST_HELDOUT = 100_000
 ANCHOR_SEED = 11
 
 
@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--iterations", type=int, metavar="N", help="steps of an update (default: the learner's)"
     )
     parser.add_argument(
+        "--totes", type=int, default=12, metavar="N", help="held-out totes for the AP (default %(default)s)"
+    )
+    parser.add_argument(
         "--anchors",
         type=Path,
         metavar="DIR",
@@ -63,11 +66,9 @@ def run(args: argparse.Namespace) -> int:
             raise MissingDependencyError(
                 f"the live demo needs the package {package!r}: `make venv` installs it"
             )
-    if args.picks < 1 or not args.period >= 0 or args.seed < 0:
-        raise ConfigError(
-            f"--picks is {args.picks}, --period {args.period} and --seed {args.seed}; "
-            "at least 1, 0 and 0 are needed"
-        )
+    for name, least in (("picks", 1), ("totes", 1), ("period", 0), ("seed", 0)):
+        if not getattr(args, name) >= least:
+            raise ConfigError(f"--{name} is {getattr(args, name)}; at least {least} is needed")
     from rise_perception.runtime.segmenter import find_model
 
     find_model(args.model)
@@ -96,7 +97,7 @@ def _data(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
             raise RiseError(f"{anchors / name} does not exist; `rise scenes stills` makes such a folder")
     cell = out / "heldout"
     if not (cell / "cell.json").is_file():
-        write_cell(cell, CellSettings(args.seed), HELDOUT_TOTES, FIRST_HELDOUT)
+        write_cell(cell, CellSettings(args.seed), args.totes, FIRST_HELDOUT)
     return anchors, cell / "cell.json"
 
 
@@ -105,9 +106,8 @@ def _arms(args: argparse.Namespace, out: Path, anchors: Path) -> list[Any]:
     from rise_perception.benchmarks.live import Arm
     from rise_perception.nodes.live import MODELS, run_live
     from rise_perception.online.model_store import ModelStore
-    from rise_perception.runtime.segmenter import find_model
 
-    cell = {"seed": args.seed, "picks": args.picks, "period": args.period}
+    cell = {"seed": args.seed, "picks": args.picks}
     learner: dict[str, Any] = {
         "model": args.model,
         "device": args.device,
@@ -118,13 +118,14 @@ def _arms(args: argparse.Namespace, out: Path, anchors: Path) -> list[Any]:
         learner["iterations"] = args.iterations
     arms = []
     for name, parameters in (("off", None), ("on", learner)):
-        live = run_live(out / name, args.model, args.device, cell, parameters, f"learning {name}")
+        # Who does not learn needs no time for it.
+        robot = cell | {"period": args.period if parameters else 0.0}
+        live = run_live(out / name, args.model, args.device, robot, parameters, f"learning {name}")
         if parameters is None:
             serving = live.picks[-1]["model_version"]
         else:
             serving = ModelStore(live.folder / MODELS).serving().version
         arms.append(Arm(f"learning {name}", live.picks, live.latencies, live.while_learning(), serving))
-    find_model(args.model)
     return arms
 
 

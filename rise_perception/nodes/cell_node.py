@@ -41,6 +41,8 @@ from rise_perception.simulation.sequence import EMPTY, SUCCESS, UNKNOWN
 FREE_FRAMES = 4
 #: Totes in succession in which nothing is seen before the node gives up.
 MOST_UNSEEN = 10
+#: Seconds for which the camera looks on after the last grasp, so that it becomes an episode.
+LINGER = 3.0
 #: Heights in metres above the item that the hand is seen at on its way.
 WAY = (0.14, 0.05)
 
@@ -67,6 +69,7 @@ class CellNode(Node):
         self.create_subscription(InstanceArray, instances, self._on_instances, qos.output())
         self._masks: InstanceArray | None = None
         self._version = ""
+        self._ended = 0.0
         self.done = Future()
         self._story = self._pick_all()
         self.create_timer(1.0 / rate, self._tick)
@@ -104,7 +107,10 @@ class CellNode(Node):
                 if unseen > MOST_UNSEEN:
                     raise RiseError(f"the model sees nothing to pick in {unseen} totes; is it the right one?")
             yield from self._grasp(number, aim, self._version)
-            while time.monotonic() - begun < self._period:
+            last = number == self._picks - 1
+            while time.monotonic() - begun < self._period or (
+                last and time.monotonic() - self._ended < LINGER
+            ):
                 self._show()
                 yield
 
@@ -136,6 +142,7 @@ class CellNode(Node):
         self._say(name, GraspEvent.LIFTED, aim, outcome, stamp)
         yield
         self._say(name, GraspEvent.AFTER, aim, outcome, self._show())
+        self._ended = time.monotonic()
         yield
         for _ in range(FREE_FRAMES - 1):
             self._show()

@@ -26,6 +26,8 @@ from rise_perception.nodes.processes import NodeProcess, environment, free_domai
 START, STUCK = 300.0, 180.0
 #: Seconds that the interaction node gets for the last episodes, and the learner for the update in work.
 LAST_EPISODES, LAST_UPDATE = 10.0, 3600.0
+#: Seconds without work after which the learner has nothing to do.
+AT_REST = 10.0
 PICKS, EPISODES, MODELS = "picks.jsonl", "episodes", "models"
 
 
@@ -107,7 +109,7 @@ def run_live(
         if learner is not None:
             print("waiting for the update in work", flush=True)
             end = time.monotonic() + LAST_UPDATE
-            while not watcher.rests(int(learner.get("min_new", 8))) and time.monotonic() < end:
+            while not watcher.rests() and time.monotonic() < end:
                 _check(nodes)
                 watcher.spin(1.0)
         return LiveRun(folder, read_picks(picks), watcher.latencies, watcher.states)
@@ -166,7 +168,6 @@ class _Watcher:
         self._executor.add_node(self._node)
         self.latencies: list[tuple[int, float]] = []
         self.states: list[tuple[int, int]] = []
-        self._status: LearnerStatus | None = None
         self._node.create_subscription(
             InstanceArray,
             "/segmentation_node/instances",
@@ -176,18 +177,14 @@ class _Watcher:
         self._node.create_subscription(LearnerStatus, "/learner_node/status", self._on_status, qos.latched())
 
     def _on_status(self, message: LearnerStatus) -> None:
-        if self._status is None or self._status.state != message.state:
+        if not self.states or self.states[-1][1] != message.state:
             self.states.append((time.time_ns(), message.state))
-        self._status = message
 
-    def rests(self, min_new: int) -> bool:
-        """True when no update runs and too few episodes wait for the next one."""
-        status = self._status
-        return (
-            status is not None
-            and status.state in (LearnerStatus.IDLE, LearnerStatus.PAUSED, LearnerStatus.ERROR)
-            and status.episodes_pending < min_new
-        )
+    def rests(self) -> bool:
+        """True when the learner has done nothing for a while: it would have begun what is due."""
+        working = (LearnerStatus.LEARNING, LearnerStatus.VALIDATING)
+        when, state = self.states[-1] if self.states else (0, LearnerStatus.IDLE)
+        return state not in working and time.time_ns() - when > AT_REST * 1e9
 
     def spin(self, seconds: float) -> None:
         """Listen for a while."""

@@ -1,0 +1,130 @@
+"""A cell with everything that a real one runs: what is picked, what is stored, what the report says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rise_perception.benchmarks.live import WINDOW, Accuracy, Arm, figures, plot_section, summary_section
+from rise_perception.cli.main import main
+from rise_perception.errors import RiseError
+from rise_perception.interaction.store import EpisodeStore
+from rise_perception.nodes.live import EPISODES, LiveRun, read_picks, run_live
+from rise_perception.simulation.dataset import Settings, write_dataset
+
+IDLE, LEARNING, VALIDATING = 0, 1, 2
+
+
+@pytest.mark.slow
+def test_a_robot_picks_what_the_masks_say_and_every_grasp_is_an_episode(tmp_path: Path) -> None:
+    live = run_live(
+        tmp_path / "run", "rise_small_rgbd", "cpu", {"seed": 0, "picks": 3, "period": 0.0}, None, "test"
+    )
+    assert [pick["number"] for pick in live.picks] == [0, 1, 2]
+    assert len({pick["model_version"] for pick in live.picks}) == 1
+    assert len(live.latencies) > 3 * 5
+    assert live.while_learning() == []
+    found = {
+        episode.grasp.grasp_id: (episode, lesson)
+        for _, episode, lesson in EpisodeStore(tmp_path / "run" / EPISODES)
+    }
+    assert set(found) == {pick["grasp"] for pick in live.picks}
+    for pick in live.picks:
+        episode, lesson = found[pick["grasp"]]
+        assert episode.grasp.outcome == pick["outcome"]
+        assert episode.model_version == pick["model_version"]
+        assert episode.before.instances is not None
+        assert episode.grasp.target_id in episode.before.instances.ids
+        assert (pick["taken"] > 0) == bool(lesson.left.any() or lesson.appeared.any())
+        assert episode.before.frame.depth is not None
+
+
+@pytest.mark.slow
+def test_a_model_that_sees_nothing_ends_the_run_with_a_reason(tmp_path: Path, blind_model: Path) -> None:
+    with pytest.raises(RiseError, match="sees nothing to pick"):
+        run_live(
+            tmp_path / "run", str(blind_model), "cpu", {"seed": 0, "picks": 1, "period": 0.0}, None, "test"
+        )
+
+
+@pytest.mark.slow
+def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    anchors, out = tmp_path / "anchors", tmp_path / "out"
+    write_dataset(anchors, Settings(4, 4, 4, 160, 120, seed=5))
+    command = ["live-demo", "--picks", "2", "--period", "0", "--anchors", str(anchors), "--out", str(out)]
+    assert main([*command, "--totes", "1"]) == 0
+    content = json.loads((out / "live.json").read_text())
+    off, on = content["arms"]
+    assert off["grasps"] == on["grasps"] == 2
+    assert content["cell_ap50_gain"] == 0  # two grasps do not begin an update
+    assert off["first"]["cell_ap50"] > 0.3
+    page = (out / "report.html").read_text()
+    for title in ("What learning brought", "Over the grasps", "What the grasps taught", "Updates"):
+        assert title in page
+    assert "AP50 on the new goods +0.0" in capsys.readouterr().out
+    assert main(command) == 2
+    assert "name another folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def blind_model(tmp_path: Path) -> Path:
+    """The shipped model, with a threshold that nothing reaches."""
+    from rise_perception.runtime.segmenter import find_model
+
+    folder = tmp_path / "blind"
+    folder.mkdir()
+    for file in find_model("rise_small_rgbd").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (card,) = folder.glob("*.json")
+    content = json.loads(card.read_text())
+    content["score_threshold"] = 0.999
+    card.write_text(json.dumps(content))
+    return folder
+
+
+# ---- figures ----
+
+
+def test_latencies_while_learning_are_those_between_its_states() -> None:
+    latencies = [(stamp, float(stamp)) for stamp in range(10)]
+    states = [(1, IDLE), (3, LEARNING), (5, VALIDATING), (6, IDLE), (8, LEARNING)]
+    live = LiveRun(Path(), [], latencies, states)
+    assert live.while_learning() == [3.0, 4.0, 5.0, 8.0, 9.0]
+    assert LiveRun(Path(), [], latencies).while_learning() == []
+
+
+def test_a_record_that_is_being_written_is_left_for_later(tmp_path: Path) -> None:
+    path = tmp_path / "picks.jsonl"
+    assert read_picks(path) == []
+    path.write_text('{"number": 0}\n{"num')
+    assert read_picks(path) == [{"number": 0}]
+
+
+def arm(name: str, successes: list[bool], versions: list[str], learning: list[float]) -> Arm:
+    picks: list[dict[str, Any]] = [
+        {"success": success, "model_version": version, "stamp": 100 * (k + 1)}
+        for k, (success, version) in enumerate(zip(successes, versions, strict=True))
+    ]
+    latencies = [(stamp, 50.0 + stamp % 2) for stamp in range(0, 100 * len(picks), 10)]
+    return Arm(name, picks, latencies, learning, versions[-1])
+
+
+def test_figures_compare_the_ends_and_the_arms() -> None:
+    measured = {"a": Accuracy(0.3, 0.6, 0.5, 0.7), "b": Accuracy(0.4, 0.7, 0.495, 0.69)}
+    off = arm("learning off", [True, False] * 20, ["a"] * 40, [])
+    on = arm("learning on", [True, False] * 10 + [True] * 20, ["a"] * 25 + ["b"] * 15, [60.0, 70.0])
+    result = figures([off, on], measured)
+    assert result["cell_ap50_gain"] == pytest.approx(0.1)
+    assert result["anchor_ap_change"] == pytest.approx(-0.005)
+    assert result["success_gain"] == pytest.approx(0.5)
+    assert result["latency_ratio"] == pytest.approx(69.5 / 50.0)
+    assert result["arms"][1]["versions"] == ["a", "b"]
+    text = summary_section(result).text
+    assert "+10.0" in text
+    assert "-0.5" in text
+    (picture,) = plot_section([off, on], measured).pictures
+    assert picture.content[:4] == b"\x89PNG"
+    assert len(on.picks) > WINDOW
