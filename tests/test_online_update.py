@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -22,6 +23,7 @@ from rise_perception.interaction.store import EpisodeStore
 from rise_perception.learning.batches import collate, seeded_order
 from rise_perception.learning.criterion import LossConfig, supervised_loss
 from rise_perception.learning.sequence import FIRST_PASTED
+from rise_perception.learning.trainer import rate_factor
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
@@ -188,7 +190,7 @@ def test_certain_objects_join_the_pseudo_labels_and_predictions_do_not(
     )
     scenes = EpisodeScenes(config, images)
     batches = [collate([scenes[key] for key in keys]) for keys in seeded_order(scenes, 0, 6)]
-    trainer = EpisodeTrainer(config, "t")
+    trainer = EpisodeTrainer(config, "t", "cpu", 1e9)
     with_labels = 0
     for batch in batches:
         pseudo = trainer.pseudo_labels(batch)
@@ -231,3 +233,23 @@ def test_an_update_starts_from_the_parent_ends_in_its_budget_and_can_be_stopped(
 def test_budgets_that_are_none(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         UpdateConfig(**values)  # type: ignore[arg-type]
+
+
+def test_the_rate_reaches_zero_with_the_steps_or_with_the_time(
+    tmp_path: Path, parent: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever budget ends first: weights that still jump about must not become a candidate."""
+    config = training_config(
+        UpdateConfig(iterations=100), parent.serving(), (str(write_data(tmp_path)),), tmp_path
+    )
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    trainer = EpisodeTrainer(config, "t", "cpu", 50.0)
+    clock[0] = 7.0
+    assert trainer.share == 0.0  # the time before the first step does not count
+    trainer._begun = clock[0] = 0.0
+    found = []
+    for iteration, seconds in ((20, 1.0), (65, 1.0), (100, 1.0), (20, 32.5), (20, 50.0), (20, 80.0)):
+        trainer.iteration, clock[0] = iteration, seconds
+        found.append(rate_factor(trainer.iteration, config.optimisation, trainer.share))
+    assert found == pytest.approx([1.0, 0.5, 0.0, 0.5, 0.0, 0.0])

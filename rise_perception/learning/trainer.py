@@ -120,6 +120,11 @@ class Trainer:
             validate(self.out, config.data.validation, str(self.device))
         return read_card(self.out)
 
+    @property
+    def share(self) -> float:
+        """Share of the training that is over."""
+        return self.iteration / self.config.optimisation.iterations
+
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimisation step; losses, counts and rate as floats.
 
@@ -129,7 +134,8 @@ class Trainer:
         # Dropout depends on the step alone, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.optimisation.seed, self.iteration, 0)) % 2**63)
         for group in self.optimiser.param_groups:
-            group["lr"] = group["base_lr"] * rate_factor(self.iteration, self.config.optimisation)
+            factor = rate_factor(self.iteration, self.config.optimisation, self.share)
+            group["lr"] = group["base_lr"] * factor
         losses, values = self.losses(batch.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
         losses["total"].backward()
@@ -261,10 +267,17 @@ def make_optimiser(network: nn.Module, config: OptimisationConfig) -> torch.opti
     )
 
 
-def rate_factor(iteration: int, config: OptimisationConfig) -> float:
-    """What multiplies the learning rate at a step: warm-up, the drop to a tenth, the linear decay to zero."""
+def rate_factor(iteration: int, config: OptimisationConfig, share: float | None = None) -> float:
+    """What multiplies the learning rate: warm-up, the drop to a tenth, the linear decay to zero.
+
+    Args:
+        iteration: steps that are done.
+        config: when.
+        share: of the training that is over; that of the steps if None.
+    """
+    if share is None:
+        share = iteration / config.iterations
     factor = min(1.0, (iteration + 1) / config.warmup) if config.warmup else 1.0
-    share = iteration / config.iterations
     if share >= config.drop_at:
         factor *= 0.1
     if share > config.decay_from:

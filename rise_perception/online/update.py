@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -116,9 +117,26 @@ class EpisodeTrainer(Trainer):
     is wrong, and learns so.
     """
 
-    def __init__(self, config: TrainConfig, command: str, device: str = "cpu") -> None:
+    def __init__(self, config: TrainConfig, command: str, device: str, seconds: float) -> None:
         super().__init__(config, command, device)
+        self._begun, self._seconds = float("nan"), seconds
         self.average = SteadyAverage(self.network, config.optimisation.average)
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the first step began."""
+        return 0.0 if math.isnan(self._begun) else time.monotonic() - self._begun
+
+    @property
+    def share(self) -> float:
+        """Of the steps, or of the time if that ends first: the learning rate has to reach zero in both."""
+        return max(super().share, min(1.0, self.spent / self._seconds))
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """See :meth:`rise_perception.learning.trainer.Trainer.step`."""
+        if math.isnan(self._begun):
+            self._begun = time.monotonic()
+        return super().step(batch)
 
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
         """The certain objects of each episode's scene, and what the teacher sees beside them."""
@@ -225,16 +243,16 @@ def train_candidate(
         ModelError: the loss is not finite any more.
     """
     full = training_config(config, parent, anchors, out)
-    trainer = EpisodeTrainer(full, "learner", device)
+    trainer = EpisodeTrainer(full, "learner", device, config.seconds)
     trainer.network.train()
     store, entries, known = episodes
     images = EpisodeImages(store, entries, full.network, known)
-    begun, mean, step = time.monotonic(), float("nan"), 0
+    mean, step = float("nan"), 0
     for batch in with_plain_errors(training_loader(EpisodeScenes(full, images), 0)):
         loss = trainer.step(batch)["total"]
         step += 1
         mean = loss if step == 1 else 0.9 * mean + 0.1 * loss
-        spent = time.monotonic() - begun
+        spent = trainer.spent
         left = min(config.seconds - spent, spent / step * (config.iterations - step))
         report(Progress("training", step, config.iterations, mean, max(left, 0.0)))
         if stop.is_set():
