@@ -159,7 +159,29 @@ def test_an_update_by_action_is_measured_and_a_useless_one_rejected(robot):
     answer, _ = fine_tune(robot, episode_ids=["nothing"])
     assert answer.status == GoalStatus.STATUS_ABORTED
     assert "'nothing' is not stored" in answer.result.message
-    robot.graph.wait(lambda: robot.status[-1].state == LearnerStatus.ERROR, "the reason")
+    robot.graph.wait(lambda: robot.status[-1].state == LearnerStatus.IDLE, "the end")
+    said = status_text(robot.graph.wait_for_diagnostics("last error: episode 'nothing' is not stored"))
+    assert said.startswith("waiting for episodes")
+
+
+def test_a_goal_that_cannot_be_met_is_told_why(robot):
+    """Two updates at a time, and numbers beyond all bounds: aborted at once, with the reason."""
+    answer, _ = fine_tune(robot, iterations=2_000_000)
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert answer.result.message == "iterations is 2000000; at most 1000000, or 0 for the usual number"
+    client = ActionClient(robot.graph.node, FineTune, f"{NODE}/fine_tune")
+    robot.graph.wait(client.server_is_ready, "the action")
+    sent = client.send_goal_async(FineTune.Goal(iterations=100_000))
+    robot.graph.wait(lambda: robot.status[-1].iteration > 0, "a step")
+    answer, _ = fine_tune(robot, iterations=1)
+    assert answer.status == GoalStatus.STATUS_ABORTED
+    assert "another update is under way" in answer.result.message
+    assert "update refused: another" in status_text(robot.graph.wait_for_diagnostics("update refused"))
+    first = sent.result()
+    first.cancel_goal_async()
+    ended = first.get_result_async()
+    robot.graph.wait(ended.done, "the end")
+    assert ended.result().status == GoalStatus.STATUS_CANCELED
 
 
 def test_parameters_are_described_bounded_and_those_of_the_yaml_file(robot):

@@ -40,16 +40,20 @@ WORKER = "learner"
 LOOK_PERIOD = 2.0  # seconds between looks at the episodes
 TELL_PERIOD = 0.5  # seconds between reports
 LAST_STEP = 5.0  # seconds that the step in work gets when the process ends
-MOST_ITERATIONS = 1_000_000
+MOST_ITERATIONS, MOST_IDS = 1_000_000, 100_000
 
 
 @dataclass
 class Job:
-    """An update: which episodes, how long, whether it may serve; ``outcome`` is its end, or a reason."""
+    """An update: which episodes, how long, whether it may serve, whether somebody asked for it.
+
+    ``outcome`` is its end, or why there was none.
+    """
 
     ids: list[str] = field(default_factory=list)
     iterations: int = 0
     promote: bool = True
+    asked: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     outcome: Update | str | None = None
 
@@ -89,7 +93,7 @@ class LearnerNode(Node):
             FineTune,
             "~/fine_tune",
             self._fine_tune,
-            goal_callback=self._on_goal,
+            goal_callback=lambda _: GoalResponse.ACCEPT,  # a refused goal could not say why
             cancel_callback=lambda _: CancelResponse.ACCEPT,
         )
         name = p.segmentation_node.rstrip("/")
@@ -135,18 +139,23 @@ class LearnerNode(Node):
             self._rest(LearnerStatus.IDLE, "the update was stopped")
             return "the update was stopped; nothing of it stays"
         except (RiseError, OSError) as error:
-            self._rest(LearnerStatus.ERROR, str(error))
-            self._diagnostics.error(str(error))
-            return str(error)
+            return self._failed(job, str(error))
         except Exception as error:  # a learner on a robot goes on; the trace goes to the log
             self.get_logger().error(traceback.format_exc())
-            self._rest(LearnerStatus.ERROR, f"internal error: {error!r}")
-            self._diagnostics.error(f"internal error, update dropped: {error!r}")
-            return repr(error)
+            return self._failed(job, f"internal error, update dropped: {error!r}")
         self._last = update
         self.get_logger().info(self._learner.memory.last_verdict)
         self._rest(LearnerStatus.IDLE, "waiting for episodes")
         return update
+
+    def _failed(self, job: Job, reason: str) -> str:
+        """An update that was asked for fails for whoever asked; one that was due, for all to see."""
+        self._diagnostics.error(reason)
+        if job.asked:
+            self._rest(LearnerStatus.IDLE, "waiting for episodes")
+        else:
+            self._rest(LearnerStatus.ERROR, reason)
+        return reason
 
     def _rest(self, state: int, detail: str) -> None:
         try:
@@ -224,18 +233,24 @@ class LearnerNode(Node):
 
     # -- executor: the action ----------------------------------------------------------------------
 
-    def _on_goal(self, goal: Any) -> GoalResponse:
-        busy = self._job is not None or self._jobs.full()
-        valid = goal.iterations <= MOST_ITERATIONS and len(goal.episode_ids) <= 100_000
-        return GoalResponse.ACCEPT if valid and not busy else GoalResponse.REJECT
+    def _refusal(self, goal: Any) -> str:
+        """Why nothing can come of a goal; empty if something can."""
+        if goal.iterations > MOST_ITERATIONS:
+            return f"iterations is {goal.iterations}; at most {MOST_ITERATIONS}, or 0 for the usual number"
+        if len(goal.episode_ids) > MOST_IDS:
+            return f"episode_ids names {len(goal.episode_ids)} episodes; at most {MOST_IDS}, or none for all"
+        if self._job is not None or self._jobs.full():
+            return "another update is under way; cancel it, or wait for its end"
+        return ""
 
     async def _fine_tune(self, handle: Any) -> Any:
         goal = handle.request
-        job = Job(list(goal.episode_ids), goal.iterations, goal.promote)
-        try:
+        job = Job(list(goal.episode_ids), goal.iterations, goal.promote, asked=True)
+        if refusal := self._refusal(goal):
+            job.outcome = refusal
+            self._diagnostics.error(f"update refused: {refusal}")
+        else:
             self._jobs.put_nowait(job)
-        except queue.Full:
-            job.outcome = "another update waits already"
         while job.outcome is None and not self._ended.is_set():
             if handle.is_cancel_requested:
                 job.stop.set()
