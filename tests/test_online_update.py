@@ -20,15 +20,24 @@ from rise_perception.frame import Frame
 from rise_perception.interaction.chain import known_items
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import EpisodeStore
-from rise_perception.learning.batches import collate, seeded_order
+from rise_perception.learning.batches import Batch, collate, seeded_order
 from rise_perception.learning.criterion import LossConfig, supervised_loss
+from rise_perception.learning.matching import Targets
+from rise_perception.learning.pseudo_labels import UNKNOWN
 from rise_perception.learning.sequence import FIRST_PASTED
 from rise_perception.learning.trainer import rate_factor
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.online.model_store import ModelStore
-from rise_perception.online.scenes import FIRST_UNMOVED, EpisodeImages, EpisodeScenes, is_certain, objection
+from rise_perception.online.scenes import (
+    FIRST_UNMOVED,
+    ROBOT,
+    EpisodeImages,
+    EpisodeScenes,
+    is_certain,
+    objection,
+)
 from rise_perception.online.update import (
     SILENT,
     EpisodeTrainer,
@@ -36,6 +45,7 @@ from rise_perception.online.update import (
     Stopped,
     UpdateConfig,
     is_judged,
+    share_on,
     train_candidate,
     training_config,
     without_unknown,
@@ -174,12 +184,99 @@ def test_what_nobody_knows_is_not_taught_as_background() -> None:
     outputs = QueryOutputs(logits * 1, boxes, None, None, auxiliary)
     judged = is_judged(boxes[1], targets[1].boxes)
     assert 0 < int(judged.sum()) < 8
-    silenced = without_unknown(outputs, torch.tensor([1]), targets[1:])
+    silenced = without_unknown(outputs, torch.tensor([1]), targets[1:], {})
     supervised_loss(silenced, targets, LossConfig())["classes"].backward()
     assert (logits.grad[0] != 0).all()  # a labelled image teaches everywhere
     assert (logits.grad[1, judged] != 0).all()
     assert (logits.grad[1, ~judged] == 0).all()
     assert (silenced.logits[1, ~judged] == SILENT).all()
+
+
+def test_the_share_of_a_box_on_the_robot_is_that_of_its_pixels() -> None:
+    robot = torch.zeros(40, 80, dtype=torch.bool)
+    robot[:, 40:] = True
+    robot[20:, 60:] = False
+    boxes = torch.tensor(
+        [[0.25, 0.5, 0.2, 0.2], [0.5, 0.25, 0.4, 0.4], [0.8, 0.25, 0.2, 0.4], [0.75, 0.5, 0.5, 1.0]]
+    )
+    assert share_on(boxes, robot).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.75])
+
+
+def with_robot(folder: Path) -> EpisodeImages:
+    """A grasp of item 1 while the robot stood before item 2, and the next grasp, which took item 3."""
+    robot = np.zeros((HEIGHT, WIDTH), bool)
+    robot[:60, 70:] = True
+    store = EpisodeStore(folder / "with-robot", write=True, min_free_bytes=0)
+    grasps = [
+        episode(picture(1, 2, 3, seed=1), picture(2, 3, seed=2), robot=robot),
+        episode(picture(2, 3, seed=3), picture(2, seed=4), target=3),
+    ]
+    first = replace(grasps[0], before=replace(grasps[0].before, robot=robot))
+    for grasp in (first, grasps[1]):
+        store.add(grasp, learn_from(grasp))
+    entries = store.entries()
+    return EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
+
+
+def test_the_robot_goes_along_and_neither_labels_nor_cut_outs_hold_it(tmp_path: Path) -> None:
+    images = with_robot(tmp_path)
+    before, after = images[0], images.after(0)
+    assert after is not None
+    for image in (before, after):
+        (robot,) = image.masks[image.ids == ROBOT]
+        assert robot[:60, 70:].all()
+        assert not (image.masks[image.ids != ROBOT] & robot).any()
+    assert (before.ids == 0).any()  # item 1 is known all the same
+    assert FIRST_UNMOVED + 2 not in before.ids  # the item behind the robot is not
+    assert ROBOT not in images.taught(0).ids
+    assert not is_certain(np.array([ROBOT])).any()
+    assert ROBOT not in images[2].ids  # where there was none
+
+
+def test_nothing_is_learned_where_the_robot_is(tmp_path: Path, parent: ModelStore) -> None:
+    """The teacher sees items on the robot and beside it; the student's queries lie on both."""
+    config = training_config(
+        UpdateConfig(objects=0, augmentation=0.0, scale=(1.0, 1.0)),
+        parent.serving(),
+        (str(write_data(tmp_path)),),
+        tmp_path,
+    )
+    images = with_robot(tmp_path)
+    images.entries = images.entries[:1]
+    scenes = EpisodeScenes(config, images)
+    batch = collate([scenes[key] for key in next(iter(seeded_order(scenes, 0, 1)))])
+    trainer = EpisodeTrainer(config, "t", "cpu", 1e9)
+    seen: list[tuple[list[Targets], QueryOutputs]] = []
+    real = trainer.predictions
+
+    def predictions(batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
+        assert all(ROBOT not in targets.ids for targets in batch.targets)
+        seen.append((pseudo, real(batch, pseudo)))
+        return seen[-1][1]
+
+    def everywhere(*args: object) -> list[Targets]:
+        """A teacher that sees an object in each quarter of the picture."""
+        quarters = box_targets([[x, y, 0.4, 0.4] for x in (0.25, 0.75) for y in (0.25, 0.75)], size=100)
+        masks = torch.nn.functional.interpolate(
+            quarters.masks[None].float(), batch.targets[0].masks.shape[1:]
+        )
+        marked = replace(quarters, masks=masks[0] > 0, ids=torch.full((4,), UNKNOWN))
+        return [marked for targets in args[1]]
+
+    trainer.predictions = predictions
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rise_perception.learning.trainer.pseudo_targets", everywhere)
+        trainer.losses(batch)
+    (pseudo, outputs), first = seen[0], int((~batch.labelled).nonzero()[0])
+    robot = batch.targets[first].masks[batch.targets[first].ids == ROBOT].any(0)
+    assert robot.any()
+    for targets in pseudo:
+        assert 0 < len(targets) < 4
+        assert all(float((mask & robot).sum() / mask.sum()) <= 0.3 for mask in targets.masks)
+    on_robot = share_on(outputs.boxes[first].detach(), robot) > 0.3
+    assert on_robot.any()
+    assert (outputs.logits[first, on_robot] == SILENT).all()
+    assert (outputs.logits[first] > SILENT).any()
 
 
 def test_certain_objects_join_the_pseudo_labels_and_predictions_do_not(

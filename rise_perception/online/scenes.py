@@ -2,12 +2,14 @@
 
 What an episode shows for certain becomes a target. What was predicted there, and is seen again unmoved, has
 an identity in both frames and teaches the embeddings; its mask is a guess and no target. Everything else in
-the picture is unknown: neither an object nor background.
+the picture is unknown: neither an object nor background. The robot goes along as an object of its own
+identity, so that it stays where it is in the picture, whatever is done to that: nothing is learned there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -26,6 +28,8 @@ from rise_perception.network.config import NetworkConfig
 
 #: Identities from here up to those of pasted objects belong to predictions that are seen again, unmoved.
 FIRST_UNMOVED = 500_000
+#: The identity of the robot, which is no object: labels of predictions end before it.
+ROBOT = FIRST_PASTED - 1
 #: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
 LEAST_CONTRAST = 4.0
 #: For the bank: an anchor image has about this many objects for the one of an episode.
@@ -113,7 +117,9 @@ class EpisodeImages:
         entry, episode, lesson = self._read(2 * number)
         before, _ = self._certain(entry, episode)
         own = [part[: len(lesson.masks)] for part in before]
-        return self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
+        image = self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
+        items = image.ids != ROBOT
+        return replace(image, masks=image.masks[items], classes=image.classes[items], ids=image.ids[items])
 
     def _certain(self, entry: Entry, episode: Episode) -> tuple[_Objects, _Objects]:
         """The known items of both frames; an item has one identity in both."""
@@ -137,10 +143,14 @@ class EpisodeImages:
         return entry, *self._last[1]
 
     def _image(self, name: str, episode: Episode, first: bool, *objects: _Objects) -> LabelledImage:
-        frame = (episode.before if first else episode.after).frame
-        depth = frame.depth if self.network.input == "rgbd" else None
+        side = episode.before if first else episode.after
+        depth = side.frame.depth if self.network.input == "rgbd" else None
         masks, ids, classes = (np.concatenate(parts) for parts in zip(*objects, strict=True))
-        return LabelledImage(name, frame.image, depth, masks, classes, ids)
+        if side.robot is not None and side.robot.any():
+            free = ~(masks & side.robot).any(axis=(1, 2))  # of what it hides in part nobody knows the rest
+            masks = np.concatenate([masks[free], side.robot[None]])
+            ids, classes = np.append(ids[free], ROBOT), np.append(classes[free], 0)
+        return LabelledImage(name, side.frame.image, depth, masks, classes, ids)
 
 
 class EpisodeScenes(Scenes):

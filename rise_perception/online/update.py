@@ -28,12 +28,13 @@ from rise_perception.learning.config import (
 )
 from rise_perception.learning.criterion import LossConfig
 from rise_perception.learning.matching import Targets
+from rise_perception.learning.pseudo_labels import UNKNOWN
 from rise_perception.learning.state import MovingAverage
 from rise_perception.learning.trainer import Trainer
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.online.model_store import StoredModel
-from rise_perception.online.scenes import EpisodeImages, EpisodeScenes, is_certain
+from rise_perception.online.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
 
 #: A query is judged where more than this share of its box, or its centre, lies on a known object.
 JUDGED = 0.3
@@ -114,13 +115,14 @@ class EpisodeTrainer(Trainer):
 
     In an episode's frame no query is judged that lies off all known and pseudo-labelled objects: what nobody
     knows is not taught as background. What lies on them is: a prediction that holds an item and its neighbour
-    is wrong, and learns so.
+    is wrong, and learns so. Where the robot is, no query is judged, and nothing the teacher sees is believed.
     """
 
     def __init__(self, config: TrainConfig, command: str, device: str, seconds: float) -> None:
         super().__init__(config, command, device)
         self._begun, self._seconds = float("nan"), seconds
         self.average = SteadyAverage(self.network, config.optimisation.average)
+        self._robots: dict[int, Tensor] = {}  # image of the batch -> (h, w) bool
 
     @property
     def spent(self) -> float:
@@ -138,37 +140,57 @@ class EpisodeTrainer(Trainer):
             self._begun = time.monotonic()
         return super().step(batch)
 
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """See :meth:`rise_perception.learning.trainer.Trainer.losses`; the robot is no target."""
+        robots = [targets.ids == ROBOT for targets in batch.targets]
+        self._robots = {i: batch.targets[i].masks[r].any(0) for i, r in enumerate(robots) if bool(r.any())}
+        items = [_kept(targets, ~robot) for targets, robot in zip(batch.targets, robots, strict=True)]
+        return super().losses(replace(batch, targets=items))
+
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
         """The certain objects of each episode's scene, and what the teacher sees beside them."""
-        known = [_certain(targets) for targets in batch.targets]
+        known = [_kept(t, torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
         found = super().pseudo_labels(replace(batch, targets=known))
         first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
-        return [seen if len(seen) else known[i] for seen, i in zip(found, first_views, strict=True)]
+        believed = []
+        for seen, i in zip(found, first_views, strict=True):
+            if (robot := self._robots.get(i)) is not None:
+                on_robot = (seen.masks.bool() & robot).sum((1, 2)) > JUDGED * seen.masks.sum((1, 2))
+                seen = _kept(seen, ~on_robot | (seen.ids != UNKNOWN))
+            believed.append(seen if len(seen) else known[i])
+        return believed
 
     def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
         """Predictions of which those on what nobody knows are silent."""
         first_views = (~batch.labelled).nonzero().flatten()[::2]
-        return without_unknown(super().predictions(batch, pseudo), first_views, pseudo)
+        return without_unknown(super().predictions(batch, pseudo), first_views, pseudo, self._robots)
 
 
-def _certain(targets: Targets) -> Targets:
-    kept = torch.from_numpy(is_certain(targets.ids.cpu().numpy())).to(targets.ids.device)
-    return Targets(*(t[kept] for t in (targets.classes, targets.boxes, targets.masks, targets.ids)))
+def _kept(targets: Targets, kept: Tensor) -> Targets:
+    """The rows of ``targets`` where ``kept`` (N,) bool."""
+    parts = (targets.classes, targets.boxes, targets.masks, targets.ids)
+    return Targets(*(part[kept.to(part.device)] for part in parts))
 
 
-def without_unknown(outputs: QueryOutputs, images: Tensor, targets: list[Targets]) -> QueryOutputs:
-    """Silence the queries of some images that lie off all their targets.
+def without_unknown(
+    outputs: QueryOutputs, images: Tensor, targets: list[Targets], robots: Mapping[int, Tensor]
+) -> QueryOutputs:
+    """Silence the queries of some images that lie off all their targets, or on the robot.
 
     Args:
         outputs: predictions.
         images: (n,) int64, the images of which not every object is known.
         targets: what is known of each of them.
+        robots: image -> (h, w) bool, where the robot is.
     """
 
     def silenced(stage: QueryOutputs) -> Tensor:
         unknown = torch.zeros(stage.logits.shape[:2], dtype=torch.bool, device=stage.logits.device)
         for image, objects in zip(images.tolist(), targets, strict=True):
-            unknown[image] = ~is_judged(stage.boxes[image].detach().float(), objects.boxes)
+            boxes = stage.boxes[image].detach().float()
+            unknown[image] = ~is_judged(boxes, objects.boxes)
+            if (robot := robots.get(image)) is not None:
+                unknown[image] |= share_on(boxes, robot) > JUDGED
         return stage.logits.masked_fill(unknown[..., None], SILENT)
 
     return replace(
@@ -186,6 +208,15 @@ def is_judged(boxes: Tensor, known: Tensor) -> Tensor:
     centre = boxes[:, None, :2]
     inside = ((centre > theirs[..., :2]) & (centre < theirs[..., 2:])).all(-1)
     return (inside | (shared > JUDGED * boxes[:, None, 2:].prod(-1))).any(1)
+
+
+def share_on(boxes: Tensor, mask: Tensor) -> Tensor:
+    """(Q, 4) centre boxes and (h, w) bool -> (Q,) float32: the share of each box that lies on the mask."""
+    sums = nn.functional.pad(mask.to(boxes.device, torch.float32).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    size = torch.tensor([mask.shape[1], mask.shape[0]] * 2, device=boxes.device)
+    x0, y0, x1, y1 = (to_corners(boxes).clamp(0, 1) * size).round().long().unbind(1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
 
 
 def training_config(
