@@ -154,7 +154,39 @@ def test_launch_files_describe_the_nodes_of_this_package():
     pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with ROS 2")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-    for name, count in (("live.launch.py", 3), ("replay.launch.py", 1)):
+    for name, count in (("live.launch.py", 4), ("replay.launch.py", 1)):
         description = get_launch_description_from_python_launch_file(str(ROOT / "launch" / name))
         nodes = [e for e in description.entities if isinstance(e, launch.ExecuteLocal)]
         assert len(nodes) == count
+
+
+@pytest.mark.parametrize("learner", ["true", "false"])
+def test_the_learners_versions_serve_where_it_is_started(learner):
+    pytest.importorskip("launch.actions", reason="the launch system is not on PyPI; it comes with ROS 2")
+    pytest.importorskip("launch_ros", reason="launch_ros is not on PyPI; it comes with ROS 2")
+    import launch
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file
+    from launch_ros.actions import Node
+    from launch_ros.utilities import evaluate_parameters
+
+    description = get_launch_description_from_python_launch_file(str(ROOT / "launch/live.launch.py"))
+    context = launch.LaunchContext()
+    context.launch_configurations.update(
+        {"learner": learner, "models": "/data/my models", "anchors": "a.json"}
+    )
+    started = {}
+    for entity in description.entities:
+        if entity.condition is None or entity.condition.evaluate(context):
+            if isinstance(entity, Node):
+                # The only private name here: launch offers no other way to see a node's parameters.
+                _, given = evaluate_parameters(context, entity._Node__parameters)
+                started[entity.node_executable] = given
+            else:
+                entity.execute(context)
+    expected = "/data/my models" if learner == "true" else ""
+    assert started["segmentation_node"]["model_dir"] == expected
+    assert ("learner_node" in started) == (learner == "true")
+    if learner == "true":
+        assert started["learner_node"]["models"] == expected
+        assert started["learner_node"]["anchors"] == "a.json"
+        assert started["learner_node"]["store"] == "~/.rise_perception/episodes"
