@@ -98,6 +98,17 @@ def test_what_is_taken_is_gone(renderer) -> None:
     assert cell.point(x, y)[2] < 0.2  # metres above the tote's floor
 
 
+def test_what_stands_in_the_tote_rises_above_the_empty_one(renderer) -> None:
+    cell = Cell(SMALL, renderer)
+    shot = cell.look()
+    rises = cell.rises(shot.depth)
+    items = shot.labels > 0
+    assert rises[items].mean() > 0.5
+    assert rises[~items].mean() < 0.02
+    cell.take(tuple(cell.scene.labels))
+    assert cell.rises(cell.look().depth).mean() < 0.01
+
+
 def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in ({"seed": -1}, {"catalogue": 0}, {"items": 99}, {"width": 5}):
         with pytest.raises(ConfigError, match=next(iter(wrong)) if "width" not in wrong else "size"):
@@ -127,7 +138,7 @@ def scene(*boxes: tuple[int, int, int, int]) -> np.ndarray:
 def test_the_best_mask_with_room_is_aimed_at() -> None:
     instances = from_label_map(scene((10, 30, 10, 30), (5, 55, 40, 44), (35, 55, 10, 30)))
     instances.scores[:] = (0.5, 0.95, 0.8)  # the second has no room
-    aim = Picker().choose(instances)
+    aim = Picker().choose(instances, np.ones((60, 80), bool))
     assert aim is not None
     assert (aim.x, aim.y, aim.target_id) == (19.5, 44.5, 3)
     assert aim.score == pytest.approx(0.8)
@@ -135,13 +146,28 @@ def test_the_best_mask_with_room_is_aimed_at() -> None:
 
 def test_what_failed_is_tried_again_only_when_the_scene_has_changed() -> None:
     instances, picker = from_label_map(scene((10, 30, 10, 30))), Picker()
-    aim = picker.choose(instances)
+    nothing = np.zeros((60, 80), bool)
+    aim = picker.choose(instances, nothing)
     assert aim is not None
     picker.failed(aim)
-    assert picker.choose(instances) is None
+    assert picker.choose(instances, nothing) is None
     picker.failed(Aim(79.0, 59.0, 9, 0.5))
     picker.changed()
-    assert picker.choose(instances) == aim
+    assert picker.choose(instances, nothing) == aim
+
+
+def test_what_no_mask_covers_is_tried_when_no_mask_is_left() -> None:
+    instances, picker = from_label_map(scene((10, 30, 10, 30))), Picker()
+    rises = scene((10, 30, 10, 30), (35, 55, 40, 60), (2, 5, 70, 79)) > 0  # covered, bare, and too thin
+    first = picker.choose(instances, rises)
+    assert first is not None
+    assert first.target_id == 1
+    picker.failed(first)
+    second = picker.choose(instances, rises)
+    assert second is not None
+    assert (second.x, second.y, second.target_id, second.score) == (49.5, 44.5, -1, 0.0)
+    picker.failed(second)
+    assert picker.choose(instances, rises) is None
 
 
 def test_the_middle_of_a_ring_lies_on_the_ring() -> None:

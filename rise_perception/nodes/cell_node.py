@@ -70,6 +70,7 @@ class CellNode(Node):
         self._masks: InstanceArray | None = None
         self._version = ""
         self._ended = 0.0
+        self._seen = np.zeros(0, np.uint16)
         self.done = Future()
         self._story = self._pick_all()
         self.create_timer(1.0 / rate, self._tick)
@@ -123,7 +124,7 @@ class CellNode(Node):
             self._show()
             frames += 1
             yield
-        return self._picker.choose(to_instances(self._masks)) if self._cell.scene.labels else None
+        return self._picker.choose(to_instances(self._masks), self._cell.rises(self._seen))
 
     def _grasp(self, number: int, aim: Aim, version: str) -> Iterator[None]:
         """One attempt, from BEFORE to AFTER."""
@@ -158,6 +159,7 @@ class CellNode(Node):
     def _show(self, hand: np.ndarray | None = None) -> int:
         """Publishes a frame; returns its stamp in nanoseconds."""
         shot = self._cell.look(hand)
+        self._seen = shot.depth
         stamp = time.time_ns()
         header = _header(stamp)
         self._info.publish(camera_info(header, self._cell.camera))

@@ -19,14 +19,16 @@ from rise_perception.simulation.dataset import Shot, check_size, expose
 from rise_perception.simulation.items import RECIPES_PER_SPLIT, add_item
 from rise_perception.simulation.places import add_place
 from rise_perception.simulation.render import Renderer
-from rise_perception.simulation.scene import LIGHTS, SPLITS, Scene, assemble, drop
+from rise_perception.simulation.scene import AWAY, LIGHTS, SPLITS, Scene, assemble, drop
 from rise_perception.simulation.sequence import DOUBLE, EMPTY, SUCCESS
 
 CODE = len(SPLITS)
 """Where the splits' recipes and seeds end, the cells' begin."""
-CUP = 0.012
+CUP = 0.008
 """Radius of the suction cup in metres."""
-SEALS, TOUCHES = 0.9, 0.3
+RISES = 0.012
+"""Metres by which something has to stand nearer than the empty tote to be seen as something."""
+SEALS, TOUCHES = 0.85, 0.3
 """Share of the cup that has to lie on one item to hold it, and on each of two to take both."""
 
 
@@ -72,6 +74,7 @@ class Cell:
         self.tote = -1
         self.next_tote(0)
         self._view = self._camera(rng)
+        self._empty = self._scan_empty()
         self.approach = gripper.approach("tote", self._view.position)
 
     def next_tote(self, number: int) -> None:
@@ -90,6 +93,20 @@ class Cell:
         self.scene.settle(1.2)
         self._renderer.load(self.scene)
         self.tote = number
+
+    def _scan_empty(self) -> np.ndarray:
+        """(H, W) float32 metres: the tote without items, as whoever sets up a cell measures it once."""
+        data = self.scene.data
+        lying = data.qpos.copy()
+        for item in self.scene.all_items:
+            data.joint(item.body).qpos[:3] = AWAY
+        _, depth = self._renderer.labels(self._view)
+        data.qpos[:] = lying
+        return depth
+
+    def rises(self, depth: np.ndarray) -> np.ndarray:
+        """(H, W) bool: where a measured depth (H, W) uint16 millimetres is nearer than the empty tote."""
+        return (depth > 0) & (depth / 1000.0 < self._empty - RISES)
 
     def _camera(self, rng: np.random.Generator) -> View:
         """Above the tote, a little to its side, under one low, strong and coloured lamp and little else."""

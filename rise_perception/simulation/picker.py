@@ -1,8 +1,11 @@
-"""A simple top-down picker: it believes the published masks, and learns nothing by itself."""
+"""A simple top-down picker: it believes the published masks, and learns nothing by itself.
+
+What no mask covers although something stands there, it tries when no mask is left: nobody would leave it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -11,16 +14,18 @@ from rise_perception.instances import Instances
 
 #: Pixels from a mask's rim below which there is no room for the cup, and from a failure, to try elsewhere.
 LEAST_ROOM, ELSEWHERE = 3.0, 12.0
+_CORE = np.ones((7, 7), np.uint8)
+"""What stands in the tote is at least so large."""
 
 
 @dataclass(frozen=True)
 class Aim:
-    """Where to lower the cup: pixel (x, y), the instance's persistent id and its score."""
+    """Where to lower the cup: pixel (x, y), and the instance's persistent id and score if it is one."""
 
     x: float
     y: float
-    target_id: int
-    score: float
+    target_id: int = -1
+    score: float = 0.0
 
 
 class Picker:
@@ -29,16 +34,30 @@ class Picker:
     def __init__(self) -> None:
         self._failures: list[Aim] = []
 
-    def choose(self, instances: Instances) -> Aim | None:
-        """The next aim; None when nothing is left to try."""
+    def choose(self, instances: Instances, rises: np.ndarray) -> Aim | None:
+        """The next aim; None when nothing is left to try.
+
+        Args:
+            instances: what the model sees.
+            rises: (H, W) bool, where depth says that something stands in the tote.
+        """
         for row in np.argsort(-instances.scores, kind="stable"):
-            mask = instances.mask(int(row))
-            x, y, room = middle(mask)
-            if room < LEAST_ROOM:
-                continue
-            if all(np.hypot(x - a.x, y - a.y) >= ELSEWHERE for a in self._failures):
-                return Aim(x, y, int(instances.ids[row]), float(instances.scores[row]))
+            aim = self._aim(instances.mask(int(row)))
+            if aim is not None:
+                return replace(aim, target_id=int(instances.ids[row]), score=float(instances.scores[row]))
+        bare = cv2.morphologyEx((rises & (instances.label_map == 0)).astype(np.uint8), cv2.MORPH_OPEN, _CORE)
+        count, parts, statistics, _ = cv2.connectedComponentsWithStats(np.asarray(bare))
+        for part in 1 + np.argsort(-statistics[1:count, cv2.CC_STAT_AREA], kind="stable"):
+            aim = self._aim(parts == part)
+            if aim is not None:
+                return aim
         return None
+
+    def _aim(self, mask: np.ndarray) -> Aim | None:
+        """The middle of a mask, if it has room and nothing failed there."""
+        x, y, room = middle(mask)
+        far = all(np.hypot(x - a.x, y - a.y) >= ELSEWHERE for a in self._failures)
+        return Aim(x, y) if room >= LEAST_ROOM and far else None
 
     def failed(self, aim: Aim) -> None:
         """Nothing was held there."""
