@@ -45,8 +45,11 @@ class HybridEncoder(nn.Module):
     """Self-attention within the coarsest level, convolutions across levels (after RT-DETR's hybrid encoder).
 
     Full attention is cheap where tokens are few, and what it finds is carried to the finer levels by a
-    top-down pass (FPN), and back by a bottom-up pass (PAN). Padding is set to zero first, so that a
-    convolution meets at the picture's border what it meets at the input's, and attention leaves it out.
+    top-down pass (FPN), and back by a bottom-up pass (PAN). Unlike RT-DETR's, each level adds what it hears
+    to what it is, as a layer of attention does: trained from scratch, that is worth a point of AP.
+
+    Padding is set to zero first, so that a convolution meets at the picture's border what it meets at the
+    input's; attention leaves it out.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -72,14 +75,14 @@ class HybridEncoder(nn.Module):
         # (B, width, h, w), from fine to coarse
         maps = [p.transpose(1, 2).unflatten(2, s) for p, s in zip(parts, shapes, strict=True)]
         for level in range(len(maps) - 2, -1, -1):
-            maps[level + 1] = self.lateral[level](maps[level + 1])
-            above = F.interpolate(maps[level + 1], size=shapes[level], mode="nearest")
-            maps[level] = self.top_down[level](maps[level], above)
+            above = self.lateral[level](maps[level + 1])
+            above = F.interpolate(above, size=shapes[level], mode="nearest")
+            maps[level] = maps[level] + self.top_down[level](maps[level], above)
         for level in range(len(maps) - 1):
             h, w = shapes[level + 1]
             # Backbones round odd sizes up or down; this convolution rounds up.
             below = self.shrink[level](maps[level])[..., :h, :w]
-            maps[level + 1] = self.bottom_up[level](maps[level + 1], below)
+            maps[level + 1] = maps[level + 1] + self.bottom_up[level](maps[level + 1], below)
         return torch.cat([m.flatten(2).transpose(1, 2) for m in maps], 1)
 
 
@@ -101,16 +104,15 @@ class SelfAttentionLayer(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Joins two maps of one level: a cross-stage partial block, half of whose channels go past the 3x3s."""
+    """Joins two maps of one level: a cross-stage partial block, where one branch goes past the 3x3s."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        half = width // 2
-        self.past = conv_norm(2 * width, half, 1)
-        self.through = conv_norm(2 * width, half, 1)
-        self.deep = nn.ModuleList(conv_norm(half, half, 3) for _ in range(FUSION_DEPTH))
-        # Without ReLU: what the encoder gives out may have either sign, as the memory of the other one has.
-        self.join = conv_norm(width, width, 1)[:2]
+        self.past = conv_norm(2 * width, width, 1)
+        self.through = conv_norm(2 * width, width, 1)
+        self.deep = nn.ModuleList(conv_norm(width, width, 3) for _ in range(FUSION_DEPTH))
+        # Without ReLU: what is added may have either sign.
+        self.join = conv_norm(2 * width, width, 1)[:2]
 
     def forward(self, own: Tensor, other: Tensor) -> Tensor:
         """(B, width, h, w) twice -> (B, width, h, w)"""
