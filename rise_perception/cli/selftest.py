@@ -23,7 +23,9 @@ exit status is 0 when everything is as it should be.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--runtime", metavar="R", help="default: each that can run here")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "bf16"], help="default: fp32")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "fp16", "bf16", "int8"], help="default: fp32"
+    )
     parser.add_argument("--model", default="rise_small_rgb", metavar="M", help="model folder or name")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda")
 

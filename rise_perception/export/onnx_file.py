@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rise_perception.data.atomic import write_bytes
-from rise_perception.errors import MissingDependencyError, ModelError
+from rise_perception.errors import ConfigError, MissingDependencyError, ModelError
 from rise_perception.export.check import Parity, ParityError, compare, limits_of, reference
 from rise_perception.export.feeds import feeds_of
 from rise_perception.export.module import OUTPUTS, ExportModule
@@ -50,9 +50,11 @@ def export_graph(network: nn.Module, card: ModelCard, spec: ExportSpec) -> Graph
     """Trace a network.
 
     Raises:
-        ConfigError: the network has no static graph.
+        ConfigError: the network has no static graph, or the precision is one of engines only.
         MissingDependencyError: onnx or onnxscript is not installed.
     """
+    if spec.precision == "int8":
+        raise ConfigError("a graph cannot be in int8, only an OpenVINO engine; export it in fp32")
     onnx = onnx_package()
     try:
         import onnxscript  # noqa: F401

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from rise_perception.data.letterbox import Letterbox
 from rise_perception.errors import ConfigError
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+#: The last is a precision of engines: it is made of the graph in FP32.
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: Where the letterbox and the normalisation of colour happen.
 PREPROCESSING = ("outside", "inside")
 #: TensorRT's limit on K of TopK.
@@ -23,9 +25,12 @@ class ExportSpec:
         size: height and width of the network's input, multiples of 8.
         image: height and width of the camera's images; their letterbox is a constant of the graph.
         topk: instances that come out, chosen before masks are drawn.
-        precision: of convolutions and matrix products; norms, softmax and boxes are always FP32.
+        precision: of convolutions and matrix products; norms, softmax and boxes are always FP32. In ``int8``,
+            which only an engine can be in, matrix products are FP32, too.
         preprocessing: ``outside``: the graph takes the normalised input; ``inside``: it takes the camera's
             uint8 image.
+        calibration: recording or folder of pictures that shows ``int8`` what values to expect; empty: the
+            shipped recording.
     """
 
     size: tuple[int, int]
@@ -33,6 +38,7 @@ class ExportSpec:
     topk: int = 100
     precision: str = "fp32"
     preprocessing: str = "outside"
+    calibration: str = ""
 
     def __post_init__(self) -> None:
         checks = (
@@ -55,6 +61,12 @@ class ExportSpec:
         for name, value, fits, remedy in checks:
             if not fits:
                 raise ConfigError(f"export {name} is {value!r}; it must be {remedy}")
+
+    @property
+    def graph(self) -> ExportSpec:
+        """What the graph is made for that an engine is built from."""
+        precision = "fp32" if self.precision == "int8" else self.precision
+        return dataclasses.replace(self, precision=precision, calibration="")
 
     @property
     def letterbox(self) -> Letterbox:

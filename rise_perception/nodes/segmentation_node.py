@@ -70,7 +70,15 @@ class SegmentationNode(LifecycleNode):
             "What runs the network: torch, auto (the fastest here), onnxruntime, openvino, tensorrt, ...; "
             "torch serves until its engine is built.",
         )
-        self._precision = declare(self, "precision", "fp32", "Precision of the engine: fp32, fp16 or bf16.")
+        self._precision = declare(
+            self, "precision", "fp32", "Precision of the engine: fp32, fp16, bf16 or, in openvino, int8."
+        )
+        self._calibration = declare(
+            self,
+            "calibration",
+            "",
+            "Recording or pictures that int8 is calibrated on; empty: the shipped one.",
+        )
         self._engine_dir = declare(
             self, "engine_dir", "", "Folder of the engine cache; empty: ~/.cache/rise_perception/engines."
         )
@@ -140,6 +148,7 @@ class SegmentationNode(LifecycleNode):
                 self._runtime,
                 self._precision,
                 self._engine_dir or None,
+                self._calibration,
             )
             if problem := self._versions.begin(segmenter):
                 self._diagnostics.error(f"{self._model!r} serves instead of the last version: {problem}")

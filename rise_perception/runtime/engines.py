@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 import rise_perception
 from rise_perception.errors import ConfigError
 from rise_perception.export.check import Parity, ParityError, compare, limits_of, reference
-from rise_perception.export.feeds import feeds_of, stored_frames
+from rise_perception.export.feeds import feeds_of, frames_of, stored_frames
 from rise_perception.export.onnx_file import check_graph, export_graph
 from rise_perception.export.spec import ExportSpec
 from rise_perception.frame import Frame
@@ -43,6 +44,8 @@ RUNTIMES: dict[str, Runtime] = {
 NAMES = ("auto", "torch", *MODES, *RUNTIMES)
 #: Frames of the shipped recording that parity and speed are measured on.
 FRAMES = 3
+#: Frames that int8 is calibrated on.
+CALIBRATION_FRAMES = 32
 TIMED_RUNS = 5
 
 
@@ -65,10 +68,13 @@ class Built:
     parity: Parity
 
 
-def serving_spec(card: ModelCard, image: tuple[int, int], precision: str, device: str) -> ExportSpec:
+def serving_spec(
+    card: ModelCard, image: tuple[int, int], precision: str, device: str, calibration: str = ""
+) -> ExportSpec:
     """What an engine for a camera is made for; the letterbox is the GPU's work where there is one."""
     where = "inside" if device.startswith("cuda") else "outside"
-    return ExportSpec(card.network.image_size, image, precision=precision, preprocessing=where)
+    size = card.network.image_size
+    return ExportSpec(size, image, precision=precision, preprocessing=where, calibration=calibration)
 
 
 def check_name(runtime: str) -> None:
@@ -119,8 +125,9 @@ def build_engine(
             f"runtime {runtime!r} has no precision {spec.precision!r}, only {', '.join(backend.precisions)}"
         )
     backend.check(spec.precision)
-    graph = _graph(network, card, spec, frames, cache, progress)
-    key = _engine_key(backend, graph, spec)
+    graph = _graph(network, card, spec.graph, frames, cache, progress)
+    samples = _samples(card, spec)
+    key = _engine_key(backend, graph, spec, samples)
     engine = cache.get("engine", key)
     if engine is not None:
         progress("load", math.nan)
@@ -131,7 +138,7 @@ def build_engine(
             return Built(runner, spec, str(cache.path("engine", key)), True, parity)
         except (EngineError, ParityError) as error:
             cache.drop("engine", key, f"does not work ({error})")
-    engine = _make_engine(backend, graph, card, spec, cache, progress)
+    engine = _make_engine(backend, graph, card, spec, samples, cache, progress)
     progress("load", math.nan)
     runner = backend.load(engine, spec.precision)
     progress("check", math.nan)
@@ -146,10 +153,10 @@ def find_engine(card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCa
     Raises:
         EngineError: the cache does not hold it.
     """
-    graph = cache.get("graph", _graph_key(card, spec))
+    graph = cache.get("graph", _graph_key(card, spec.graph))
     engine = None
     if graph is not None:
-        engine = cache.get("engine", _engine_key(RUNTIMES[runtime], graph, spec))
+        engine = cache.get("engine", _engine_key(RUNTIMES[runtime], graph, spec, _samples(card, spec)))
     if engine is None:
         raise EngineError(f"{cache.folder} holds no {runtime} engine of {card.version} in {spec.precision}")
     return RUNTIMES[runtime].load(engine, spec.precision)
@@ -184,9 +191,32 @@ def _graph(
     return graph
 
 
-def _engine_key(backend: Runtime, graph: bytes, spec: ExportSpec) -> dict[str, Any]:
+def _samples(card: ModelCard, spec: ExportSpec) -> list[dict[str, np.ndarray]]:
+    """What an int8 engine is calibrated on; nothing for the other precisions."""
+    if spec.precision != "int8":
+        return []
+    if spec.calibration:
+        frames = frames_of(spec.calibration, spec.image, CALIBRATION_FRAMES)
+    else:
+        frames = stored_frames(spec.image, CALIBRATION_FRAMES)
+    if card.network.input == "rgbd" and any(frame.depth is None for frame in frames):
+        raise ConfigError(
+            f"calibration {spec.calibration!r} has images without depth and {card.version} sees depth; "
+            "give a recording with depth, or nothing for the shipped one"
+        )
+    return feeds_of(spec, card.network.input, frames)
+
+
+def _engine_key(
+    backend: Runtime, graph: bytes, spec: ExportSpec, samples: Sequence[dict[str, np.ndarray]]
+) -> dict[str, Any]:
+    seen = hashlib.sha256()
+    for feeds in samples:
+        for array in feeds.values():
+            seen.update(array.tobytes())
     return {
         "graph": hashlib.sha256(graph).hexdigest(),
+        "calibration": seen.hexdigest(),
         "runtime": backend.name,
         "precision": spec.precision,
         "size": list(spec.size),
@@ -200,11 +230,14 @@ def _make_engine(
     graph: bytes,
     card: ModelCard,
     spec: ExportSpec,
+    samples: Sequence[dict[str, np.ndarray]],
     cache: EngineCache,
     progress: Progress,
 ) -> bytes:
     """Refit the engine of earlier weights where the runtime can, else build one."""
     progress("build", math.nan)
+    if isinstance(backend, OpenVino):
+        return backend.build(graph, spec.precision, progress, samples)
     if not isinstance(backend, TensorRT):
         return backend.build(graph, spec.precision, progress)
     identity = backend.identity()

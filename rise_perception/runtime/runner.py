@@ -95,10 +95,20 @@ class Runtime(Protocol):
 
 def processor() -> str:
     """The CPU's model name, which decides the kernels that a compiled model contains."""
+    return _cpuinfo("model name", "Model") or platform.processor() or platform.machine()
+
+
+def processor_flags() -> set[str]:
+    """Extensions of the CPU's instructions, as Linux names them; empty elsewhere."""
+    return set(_cpuinfo("flags", "Features").split())
+
+
+def _cpuinfo(*keys: str) -> str:
+    """The first entry of /proc/cpuinfo whose line begins with one of these."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
+            if line.startswith(keys):
                 return line.partition(":")[2].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ""

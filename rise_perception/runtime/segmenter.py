@@ -62,6 +62,7 @@ class Segmenter:
         runtime: str = "torch",
         precision: str = "fp32",
         engine_dir: str | Path | None = None,
+        calibration: str | Path = "",
     ) -> Segmenter:
         """Load a model.
 
@@ -75,13 +76,16 @@ class Segmenter:
                 the size of the images that come; torch serves until it is there, and wherever it fails.
             precision: of the engine.
             engine_dir: where engines are kept; None is the user's cache.
+            calibration: recording or folder of pictures that precision ``int8`` is calibrated on; empty is
+                the shipped recording.
 
         Raises:
             ModelError: no such model, or its files are damaged or contradict each other.
             ConfigError: the device cannot be used.
         """
         device = choose_device(device)
-        settings = EngineSettings(runtime, precision, None if engine_dir is None else Path(engine_dir))
+        folder = None if engine_dir is None else Path(engine_dir)
+        settings = EngineSettings(runtime, precision, folder, str(calibration))
         names = [AUTO_DEPTH, AUTO_COLOUR] if str(model) == "auto" else [model]
         colour = depth = None
         for name in names:

@@ -42,13 +42,15 @@ class EngineSettings:
 
     Attributes:
         runtime: ``torch``, ``auto``, or another of :data:`rise_perception.runtime.engines.NAMES`.
-        precision: fp32, fp16 or bf16, where the runtime has it; ``auto`` chooses its own.
+        precision: fp32, fp16, bf16 or int8, where the runtime has it; ``auto`` chooses its own.
         folder: of the engine cache; None is the user's.
+        calibration: see :class:`rise_perception.export.spec.ExportSpec`.
     """
 
     runtime: str = "torch"
     precision: str = "fp32"
     folder: Path | None = None
+    calibration: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ class ServedModel:
 
     def spec(self, image_size: Size, precision: str | None = None) -> ExportSpec:
         """What an engine for a camera is made for."""
-        return serving_spec(self.card, image_size, precision or self.settings.precision, str(self.device))
+        precision = precision or self.settings.precision
+        return serving_spec(self.card, image_size, precision, str(self.device), self.settings.calibration)
 
     def _engine_for(self, size: Size) -> Active | None:
         """The engine for images of a size; without one, its building begins."""

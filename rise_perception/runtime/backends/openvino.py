@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+import math
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from rise_perception.export.module import OUTPUTS
+from rise_perception.runtime.backends.nncf import check_nncf, quantise
 from rise_perception.runtime.postprocess import Drawn
 from rise_perception.runtime.runner import EngineError, Progress, RuntimeUnavailableError, processor
 from rise_perception.runtime.threads import cpu_threads
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
+#: What is left in floating point.
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 def package() -> Any:
@@ -33,7 +37,7 @@ class OpenVino:
     """Builds and loads OpenVINO engines; see :class:`rise_perception.runtime.runner.Runtime`."""
 
     name = "openvino"
-    precisions: tuple[str, ...] = ("fp32", "bf16")
+    precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
 
     def identity(self) -> dict[str, str]:
         """Version, processor and threads: what a compiled model depends on."""
@@ -51,9 +55,17 @@ class OpenVino:
             raise RuntimeUnavailableError(
                 f"openvino computes no BF16 on this processor ({processor()}); use fp32"
             )
+        if precision == "int8":
+            check_nncf()
 
-    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
-        """See :class:`rise_perception.runtime.runner.Runtime`."""
+    def build(
+        self,
+        graph: bytes,
+        precision: str,
+        progress: Progress,
+        samples: Sequence[dict[str, np.ndarray]] = (),
+    ) -> bytes:
+        """See :class:`rise_perception.runtime.runner.Runtime`; ``int8`` is calibrated on ``samples``."""
         self.check(precision)
         openvino = package()
         settings = {
@@ -63,7 +75,11 @@ class OpenVino:
         }
         try:
             core = openvino.Core()
-            compiled = core.compile_model(core.read_model(io.BytesIO(graph)), "CPU", settings)
+            model = core.read_model(io.BytesIO(graph))
+            if precision == "int8":
+                progress("calibrate", math.nan)
+                model = quantise(model, samples)
+            compiled = core.compile_model(model, "CPU", settings)
             stream = io.BytesIO()
             compiled.export_model(stream)
         except RuntimeError as error:

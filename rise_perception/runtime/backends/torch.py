@@ -12,11 +12,14 @@ from rise_perception.export.module import ExportModule
 from rise_perception.export.spec import ExportSpec
 from rise_perception.network.deformable_attention import sample_levels
 from rise_perception.runtime.postprocess import Drawn
-from rise_perception.runtime.runner import EngineError, RuntimeUnavailableError
+from rise_perception.runtime.runner import EngineError, RuntimeUnavailableError, processor, processor_flags
 
 #: How torch runs the network; ``torch`` itself serves any size of image and needs no engine.
 MODES = ("torch-eager", "torch-compiled", "torch-cudagraph")
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+#: Instructions, in the words of /proc/cpuinfo, of which a CPU needs one: without, torch converts number by
+#: number, and takes several times as long as in FP32.
+_INSTRUCTIONS = {"fp16": ("avx512_fp16", "amx_fp16", "asimdhp"), "bf16": ("avx512_bf16", "amx_bf16", "bf16")}
 
 
 class TorchRunner:
@@ -29,17 +32,15 @@ class TorchRunner:
         device: ``cpu``, ``cuda``, ...
 
     Raises:
-        RuntimeUnavailableError: a CUDA graph without CUDA.
+        RuntimeUnavailableError: a CUDA graph without CUDA, or a precision that is not computed here.
         EngineError: the network cannot be compiled here.
     """
 
     def __init__(self, network: nn.Module, spec: ExportSpec, mode: str, device: str) -> None:
-        if mode == "torch-cudagraph" and not device.startswith("cuda"):
-            raise RuntimeUnavailableError(
-                f"runtime {mode!r} needs an NVIDIA GPU and device is {device!r}; use torch-compiled"
-            )
-        self.name, self.precision = mode, spec.precision
         self._device = torch.device(device)
+        if (problem := _problem(mode, spec.precision, self._device)) is not None:
+            raise RuntimeUnavailableError(problem)
+        self.name, self.precision = mode, spec.precision
         module = ExportModule(network, spec, sample=sample_levels).eval().to(self._device)
         module.network.to(memory_format=torch.channels_last)
         self._inputs = {name: value.to(self._device) for name, value in module.example().items()}
@@ -92,3 +93,15 @@ class TorchRunner:
             results = self._forward()
             floats = [part if part.dtype == torch.int64 else part.float() for part in results]
             return Drawn(*(part.cpu().numpy().copy() for part in floats))
+
+
+def _problem(mode: str, precision: str, device: torch.device) -> str | None:
+    """Why torch cannot run so, or None."""
+    if mode == "torch-cudagraph" and device.type != "cuda":
+        return f"runtime {mode!r} needs an NVIDIA GPU and device is {str(device)!r}; use torch-compiled"
+    if precision not in _TYPES:
+        return f"runtime {mode!r} has no precision {precision!r}, only {', '.join(_TYPES)}"
+    wanted = _INSTRUCTIONS.get(precision)
+    if device.type == "cpu" and wanted is not None and not processor_flags() & set(wanted):
+        return f"torch computes no {precision.upper()} on this processor ({processor()}); use fp32"
+    return None
