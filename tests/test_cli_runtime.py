@@ -75,11 +75,27 @@ def test_bench_runtime_writes_a_row_for_everything_it_measured(tiny_model: Path,
     assert "aim: 0.40" in out
 
 
+@pytest.mark.slow
+def test_bench_runtime_compares_the_encoders(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed; pip install transformers")
+    out = in_a_new_process(
+        *("bench", "runtime", "--encoders", "deformable", "hybrid", "--size", "96x128", "--device", "cpu"),
+        *("--frames", 1, "--runtimes", "torch", "--json", tmp_path / "runtime.json"),
+    )
+    rows = json.loads((tmp_path / "runtime.json").read_text())["rows"]
+    ours = {row["encoder"]: row for row in rows if row["name"] == "rise_perception"}
+    assert set(ours) == {"deformable", "hybrid"}
+    assert ours["hybrid"]["gflop"] < ours["deformable"]["gflop"]
+    assert ours["hybrid"]["model"].startswith("rise_r50_hybrid_random-")
+    assert "rise_perception, hybrid encoder" in out
+
+
 def test_bench_runtime_refuses_nonsense(rise) -> None:
     for arguments, text in (
         (("--frames", 0), "--frames is 0"),
         (("--size", "640"), "--size is '640'"),
         (("--model", "no_such"), "no_such"),
+        (("--model", "rise_small_rgb", "--encoders", "hybrid"), "--encoders is ['hybrid']"),
     ):
         status, _, err = rise("bench", "runtime", *arguments)
         assert (status, text in err) == (2, True), err

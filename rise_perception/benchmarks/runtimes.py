@@ -68,7 +68,8 @@ def rows_for(device: str) -> list[tuple[str, str, str]]:
     """(name, runtime, precision) of all rows of a device."""
     if device == "cpu":
         ours = [("torch", "fp32"), ("torch-compiled", "fp32"), ("torch-compiled", "bf16")]
-        ours += [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
+        ours += [("onnxruntime", "fp32")]
+        ours += [("openvino", "fp32"), ("openvino", "bf16"), ("openvino", "int8")]
     else:
         ours = [("torch", "fp32"), ("torch-compiled", "fp16"), ("torch-cudagraph", "fp16")]
         ours += [("onnxruntime-cuda", "fp16"), ("onnxruntime-tensorrt", "fp16"), ("tensorrt", "fp16")]

@@ -20,19 +20,29 @@ examples:
   OMP_NUM_THREADS=2 taskset -c 0,1 rise bench runtime
   rise bench runtime --json runtime.json
   rise bench runtime --model rise_small_rgb --size 480x640
+  rise bench runtime --encoders deformable hybrid --runtimes torch openvino
 
 Without --model ours is the paper's network (ResNet-50, 300 queries) with random weights, of which 20
-instances are drawn. Ours goes from the image to instances with masks at full size; Deformable DETR gives
-boxes only. Aims on two CPU cores at 480x640: eager at most 1.1 times Deformable DETR's eager time, the best
-runtime at most 0.40 times it.
+instances are drawn; with --encoders also the same network with the light encoder. Ours goes from the image to
+instances with masks at full size; Deformable DETR gives boxes only. Aims on two CPU cores at 480x640: eager
+at most 1.1 times Deformable DETR's eager time, the best runtime at most 0.40 times it.
 """
 DRAWN = 20
 AIMS = (("torch", 1.10), ("", 0.40))
+#: Depth of each encoder: the paper's and RT-DETR's.
+LAYERS = {"deformable": 6, "hybrid": 1}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the benchmark's arguments."""
     parser.add_argument("--model", metavar="M", help="model folder or name (default: ResNet-50, random)")
+    parser.add_argument(
+        "--encoders",
+        nargs="+",
+        choices=list(LAYERS),
+        metavar="E",
+        help="of the random network: deformable (default), hybrid",
+    )
     parser.add_argument("--size", default="480x640", metavar="HxW", help="images (default: 480x640)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu or cuda")
     parser.add_argument("--frames", type=int, default=20, metavar="N", help="per row (default: 20)")
@@ -49,14 +59,24 @@ def run(args: argparse.Namespace) -> int:
 
     if args.frames < 1:
         raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
+    if args.model and args.encoders:
+        raise ConfigError(
+            f"--encoders is {args.encoders} and --model {args.model!r} has its own; leave one out"
+        )
     size = parse_size("--size", args.size)
     device = choose_device(args.device)
     with tempfile.TemporaryDirectory() as folder:
-        model = find_model(args.model) if args.model else _paper_network(Path(folder) / "rise_r50", size)
-        return _measure(args, model, size, device)
+        if args.model:
+            models = [find_model(args.model)]
+        else:
+            models = [
+                _paper_network(Path(folder) / encoder, size, encoder)
+                for encoder in args.encoders or ["deformable"]
+            ]
+        return _measure(args, models, size, device)
 
 
-def _measure(args: argparse.Namespace, model: Path, size: tuple[int, int], device: str) -> int:
+def _measure(args: argparse.Namespace, models: list[Path], size: tuple[int, int], device: str) -> int:
     from tqdm import tqdm
 
     from rise_perception.benchmarks.runtimes import OURS, Task, gflop, measure, peak_gflops, rows_for
@@ -67,25 +87,28 @@ def _measure(args: argparse.Namespace, model: Path, size: tuple[int, int], devic
 
     cache = EngineCache(args.engine_dir)
     tasks, rows = [], []
+    queries = read_card(models[0]).network.queries
     for name, runtime, precision in rows_for(device):
         if name == OURS and args.runtimes and runtime not in args.runtimes:
             continue
-        if name == OURS and (problem := _prepare(model, size, runtime, precision, device, cache)):
-            print(f"{runtime} {precision} is left out: {problem}")
-            continue
-        queries = read_card(model).network.queries
-        folders = str(model), str(cache.folder)
-        tasks.append(Task(name, runtime, precision, device, *folders, size, queries, args.frames))
-    work, peak = gflop(model, size), peak_gflops(device)
+        for model in models if name == OURS else models[:1]:
+            if name == OURS and (problem := _prepare(model, size, runtime, precision, device, cache)):
+                print(f"{runtime} {precision} is left out: {problem}")
+                continue
+            folders = str(model), str(cache.folder)
+            tasks.append(Task(name, runtime, precision, device, *folders, size, queries, args.frames))
+    work, peak = {str(model): gflop(model, size) for model in models}, peak_gflops(device)
     for task in tqdm(tasks, desc="measuring", unit="row"):
         row = measure(task)
         if "error" in row:
             print(f"{task.name}, {task.runtime} {task.precision} is left out: {row['error']}")
             continue
         if task.name == OURS:
-            row |= {"gflop": work, "peak_share": work / row["median_ms"] * 1e3 / peak}
+            own = work[task.model]
+            row |= {"gflop": own, "peak_share": own / row["median_ms"] * 1e3 / peak}
+            row["encoder"] = read_card(task.model).network.encoder
         rows.append(row)
-    _print(rows, work, peak, size, device)
+    _print(rows, peak, size, device)
     if args.json:
         machine = f"{platform.machine()}, Python {platform.python_version()}, {cpu_threads()} threads"
         content = {
@@ -94,7 +117,7 @@ def _measure(args: argparse.Namespace, model: Path, size: tuple[int, int], devic
             "height": size[0],
             "width": size[1],
             "frames": args.frames,
-            "gflop": work,
+            "gflop": work[str(models[0])],
             "peak_gflops": peak,
             "rows": rows,
         }
@@ -123,21 +146,22 @@ def _prepare(
     return ""
 
 
-def _print(rows: list[dict[str, Any]], work: float, peak: float, size: tuple[int, int], device: str) -> None:
-    from rise_perception.benchmarks.runtimes import DETR, OURS
+def _print(rows: list[dict[str, Any]], peak: float, size: tuple[int, int], device: str) -> None:
+    from rise_perception.benchmarks.runtimes import DETR
 
     base = next((r["median_ms"] for r in rows if r["name"] == DETR), None)
-    print(f"{size[1]}x{size[0]} on {device}; ours {work:.1f} GFLOP, products reach {peak:.0f} GFLOP/s here")
-    columns = f"{'median ms':>10}{'95 %':>9}{'peak MB':>9}{'ratio':>7}{'of peak':>9}"
+    print(f"{size[1]}x{size[0]} on {device}; products of matrices reach {peak:.0f} GFLOP/s here")
+    columns = f"{'median ms':>10}{'95 %':>9}{'peak MB':>9}{'ratio':>7}{'GFLOP':>7}{'of peak':>9}"
     print(f"{'':<31}{'runtime':<22}{'':<6}{columns}")
     for row in rows:
         ratio = "" if base is None else f"{row['median_ms'] / base:.2f}"
-        share = f"{row['peak_share']:.0%}" if "peak_share" in row else ""
+        share = f"{row['gflop']:>7.1f}{row['peak_share']:>9.0%}" if "gflop" in row else ""
+        name = row["name"] + (", hybrid encoder" if row.get("encoder") == "hybrid" else "")
         print(
-            f"{row['name']:<31}{row['runtime']:<22}{row['precision']:<6}{row['median_ms']:>10.1f}"
-            f"{row['p95_ms']:>9.1f}{row['peak_mb']:>9.0f}{ratio:>7}{share:>9}"
+            f"{name:<31}{row['runtime']:<22}{row['precision']:<6}{row['median_ms']:>10.1f}"
+            f"{row['p95_ms']:>9.1f}{row['peak_mb']:>9.0f}{ratio:>7}{share}"
         )
-    ours = [row for row in rows if row["name"] == OURS]
+    ours = [row for row in rows if row.get("encoder") == "deformable"]
     if base is None or device != "cpu":
         return
     for runtime, aim in AIMS:
@@ -147,8 +171,8 @@ def _print(rows: list[dict[str, Any]], work: float, peak: float, size: tuple[int
             print(f"{what}: {min(fitting):.2f} times {DETR} (aim: {aim:.2f})")
 
 
-def _paper_network(folder: Path, size: tuple[int, int]) -> Path:
-    """The paper's network with random weights, and a threshold that a few of its queries reach."""
+def _paper_network(folder: Path, size: tuple[int, int], encoder: str) -> Path:
+    """The paper's network, random, with one of two encoders; its threshold lets a few queries pass."""
     import torch
 
     from rise_perception.export.feeds import stored_frames
@@ -158,7 +182,10 @@ def _paper_network(folder: Path, size: tuple[int, int]) -> Path:
     from rise_perception.network.inputs import make_input
 
     torch.manual_seed(0)
-    config = NetworkConfig(image_size=size, classes=("object",), containers=())
+    layers = LAYERS[encoder]
+    config = NetworkConfig(
+        image_size=size, classes=("object",), containers=(), encoder=encoder, encoder_layers=layers
+    )
     network = build_network(config).eval()
     frame = stored_frames(size, 1)[0]
     with torch.inference_mode():
@@ -166,5 +193,5 @@ def _paper_network(folder: Path, size: tuple[int, int]) -> Path:
             network(torch.from_numpy(make_input(frame.image, None, "rgb"))[None]).logits[0, :, 0].sigmoid()
         )
     threshold = float(scores.sort(descending=True).values[DRAWN])
-    save_model(folder, network, ModelCard("rise_r50_random", config, score_threshold=threshold))
+    save_model(folder, network, ModelCard(f"rise_r50_{encoder}_random", config, score_threshold=threshold))
     return folder
