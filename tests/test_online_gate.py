@@ -64,6 +64,16 @@ def test_a_gate_that_lets_everything_through_is_refused(values: dict[str, float]
         GateConfig(**values)  # type: ignore[arg-type]
 
 
+def test_many_updates_together_lose_no_more_than_one_may() -> None:
+    before, after = np.array([0.2, 0.4, 0.3, 0.5]), np.array([0.6, 0.7, 0.8, 0.7])
+    serving, candidate = Measured(0.695, before), Measured(0.678, after)
+    assert judge(serving, candidate, GATE).accepted
+    assert judge(serving, candidate, GATE, 0.697).accepted
+    refused = judge(serving, candidate, GATE, 0.70)
+    assert not refused.accepted
+    assert "below 0.700" in refused.reason
+
+
 def test_best_overlaps_take_the_item_that_fits_best_and_no_container() -> None:
     label_map = np.zeros(SIZE, np.uint16)
     label_map[square(5, 5)] = 1  # the item, whole

@@ -105,6 +105,7 @@ def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_p
     assert (learner.survey().new, learner.is_due()) == (0, False)
     again = OnlineLearner(learner.config, learner.models, learner.episodes)
     assert again.memory == learner.memory
+    assert again.memory.best_anchors == {str(cell.heldout): update.serving.anchor_ap}
 
     assert learner.models.rollback().version == base.version
 

@@ -24,7 +24,7 @@ class GateConfig:
     """What lets a candidate pass.
 
     Attributes:
-        max_anchor_drop: AP that may be lost on the held-out anchors.
+        max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
         min_gain: mean IoU that has to be won on the held-out interactions.
         certainty: standard errors by which the gain has to lie above zero, so that luck is no gain.
         min_heldout: held-out items below which nothing can be judged.
@@ -71,8 +71,16 @@ class Judgement:
     reason: str
 
 
-def judge(serving: Measured, candidate: Measured, config: GateConfig) -> Judgement:
-    """Compare a candidate with what serves; both were measured on the same images and labels."""
+def judge(
+    serving: Measured, candidate: Measured, config: GateConfig, best_anchor_ap: float = 0.0
+) -> Judgement:
+    """Compare a candidate with what serves; both were measured on the same images and labels.
+
+    Args:
+        serving, candidate: their figures.
+        config: what has to be reached.
+        best_anchor_ap: of all versions that have served: ten updates must not lose ten times a little.
+    """
     count = len(serving.heldout)
     if count < config.min_heldout:
         return Judgement(
@@ -80,14 +88,17 @@ def judge(serving: Measured, candidate: Measured, config: GateConfig) -> Judgeme
         )
     gain = candidate.heldout - serving.heldout
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(count))
-    drop = serving.anchor_ap - candidate.anchor_ap
+    best = max(serving.anchor_ap, best_anchor_ap)
+    drop = best - candidate.anchor_ap
     figures = (
         f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out IoU "
         f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} items"
     )
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
-        return Judgement(False, f"the anchors drop by more than {config.max_anchor_drop}: {figures}")
+        return Judgement(
+            False, f"the anchors drop by more than {config.max_anchor_drop} below {best:.3f}: {figures}"
+        )
     if not mean >= config.min_gain:
         return Judgement(False, f"the held-out interactions do not improve by {config.min_gain}: {figures}")
     if not mean > config.certainty * error:

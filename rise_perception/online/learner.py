@@ -94,6 +94,7 @@ class Memory:
         rejected: candidates that the gate refused.
         last_verdict: why the last candidate was promoted or rejected.
         paused: nothing is learned until somebody resumes.
+        best_anchors: file of held-out anchors -> highest AP on it of a version that served.
     """
 
     learned: tuple[str, ...] = ()
@@ -101,6 +102,7 @@ class Memory:
     rejected: int = 0
     last_verdict: str = ""
     paused: bool = False
+    best_anchors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,9 @@ class OnlineLearner:
             )
             if stop.is_set():
                 raise Stopped
-            judgement = judge(serving, candidate, self.config.gate)
+            best = self.memory.best_anchors | {self.config.heldout_anchors: self._best(serving)}
+            self._remember(best_anchors=best)
+            judgement = judge(serving, candidate, self.config.gate, self._best(serving))
             facts = {
                 "parent": parent.version,
                 "note": f"{len(training)} episodes, {steps} steps; {judgement.reason}",
@@ -254,6 +258,10 @@ class OnlineLearner:
         }
         self._conclude(result, training, measured)
         return result
+
+    def _best(self, serving: Measured) -> float:
+        """The highest AP on the held-out anchors of a version that served."""
+        return max(serving.anchor_ap, self.memory.best_anchors.get(self.config.heldout_anchors, 0.0))
 
     def _chosen(self, parent: StoredModel, ids: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
         """Held-out episodes, and those to learn from."""
