@@ -71,6 +71,21 @@ def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
         assert overlap(lesson.masks[0], TRUTH) > 0.85
 
 
+def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
+    """A bowl: its bottom has the ground's depth before and after, and is only brighter."""
+    before, after = picture(1, 2, 3), picture(2, 3, seed=1)
+    (y0, y1, x0, x1), _, _ = ITEMS[1]
+    bottom = (slice(y0 + 8, y1 - 8), slice(x0 + 8, x1 - 8))
+    image, depth = before.image.astype(np.float32), before.depth.copy()
+    image[y0:y1, x0:x1] = (150, 60, 60)
+    image[bottom] = after.image[bottom] * 1.7
+    depth[bottom] = after.depth[bottom]
+    bowl = replace(with_image(before, image), depth=depth)
+    lesson = learn_from(episode(bowl, after, outcome=Outcome.SUCCESS))
+    assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
+    assert lesson.masks[0][bottom].mean() > 0.95
+
+
 def test_a_confirmed_item_and_its_neighbours_that_stayed():
     lesson = learn_from(episode(picture(1, 2, 3), picture(2, 3, seed=1)))
     assert (lesson.verdict, lesson.cause) == (Verdict.CONFIRMED, Cause.AGREES)

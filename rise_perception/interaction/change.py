@@ -223,7 +223,8 @@ def _without_shadow(mask: np.ndarray, elsewhere: np.ndarray, flat: np.ndarray, r
             if shadow.any():
                 rest = region & (cv2.dilate(shadow, _disc(3)) == 0)
                 opened = cv2.morphologyEx(rest.astype(np.uint8), cv2.MORPH_OPEN, _disc(reach | 1))
-                kept &= ~region | (np.asarray(opened) > 0)
+                # What lies within what left belongs to it: the bottom of a bowl lies as low as the ground.
+                kept &= ~region | ndimage.binary_fill_holes(opened)
     return kept
 
 
