@@ -222,6 +222,27 @@ def test_a_rollback_meanwhile_keeps_the_candidate_from_serving(
     assert "another serves by now" in update.judgement.reason
 
 
+@pytest.mark.parametrize("passes", [1, 2, 3, None])
+def test_a_candidate_that_forgets_anchors_is_drawn_back_until_it_passes(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int | None
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    asked = []
+
+    def verdict(*_: object) -> Judgement:
+        asked.append(1)
+        return Judgement(True, "good") if len(asked) == passes else Judgement(False, "forgets", True)
+
+    monkeypatch.setattr("rise_perception.online.learner.judge", verdict)
+    update = learner.update(iterations=2)
+    assert update.promoted == (passes is not None)
+    assert len(asked) == (passes or 3)  # and then it gives up
+    if update.promoted:
+        card = learner.models.serving().card
+        assert card.version == update.version
+        assert card.data.count("65% of the way") == len(asked) - 1
+
+
 def test_pausing_outlasts_the_process_and_damage_is_survived(untrained: Cell, tmp_path: Path) -> None:
     learner = untrained.learner(tmp_path, 24)
     learner.pause(True)

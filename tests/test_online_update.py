@@ -44,6 +44,7 @@ from rise_perception.online.update import (
     Progress,
     Stopped,
     UpdateConfig,
+    draw_back,
     is_judged,
     share_on,
     train_candidate,
@@ -350,3 +351,22 @@ def test_the_rate_reaches_zero_with_the_steps_or_with_the_time(
         trainer.iteration, clock[0] = iteration, seconds
         found.append(rate_factor(trainer.iteration, config.optimisation, trainer.share))
     assert found == pytest.approx([1.0, 0.5, 0.0, 0.5, 0.0, 0.0])
+
+
+def test_a_candidate_is_drawn_back_on_the_straight_way_to_its_parent(
+    tmp_path: Path, parent: ModelStore
+) -> None:
+    serving = parent.serving()
+    network, card = load_model(serving.folder)
+    begin = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.add_(1.0)
+    place = tmp_path / "place"
+    trained = save_model(place, network, card)
+    drawn = draw_back(place, serving, 0.25)
+    assert drawn.checksum not in (trained.checksum, serving.card.checksum)
+    assert drawn.data.endswith("25% of the way")
+    state = load_model(place)[0].state_dict()
+    for name, _ in network.named_parameters():
+        assert torch.allclose(state[name], begin[name] + 0.25, atol=1e-6), name

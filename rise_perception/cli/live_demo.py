@@ -23,7 +23,7 @@ item alone. Camera, segmentation, interaction and learner nodes are processes of
 The report shows AP on totes that nobody picked from, grasp success and latency over the grasps.
 """
 #: Labelled images of the tote world: replayed, for the gate, and for the report alone.
-ANCHORS = (160, 60, 100)
+ANCHORS = (160, 100, 100)
 #: Number of the first tote that is never picked from.
 FIRST_HELDOUT = 100_000
 ANCHOR_SEED = 11

@@ -13,6 +13,7 @@ from typing import Any
 
 import rise_perception
 from rise_perception.errors import RiseError
+from rise_perception.runtime.memory import keep_freed_memory
 
 COMMANDS = (
     "predict",
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _fail(f"`rise {command}` cannot run here: {error}")
     args = build_parser(command).parse_args(arguments[1:])
+    keep_freed_memory()
     args.command_line = shlex.join(["rise", *arguments])
     try:
         return module.run(args)

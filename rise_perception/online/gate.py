@@ -65,10 +65,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a candidate passes, and why or why not, with the numbers."""
+    """Whether a candidate passes, and why or why not, with the numbers.
+
+    Attributes:
+        accepted: it passes.
+        reason: one sentence.
+        forgets: it does not pass because of the anchors.
+    """
 
     accepted: bool
     reason: str
+    forgets: bool = False
 
 
 def judge(
@@ -97,7 +104,7 @@ def judge(
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
         return Judgement(
-            False, f"the anchors drop by more than {config.max_anchor_drop} below {best:.3f}: {figures}"
+            False, f"the anchors drop by more than {config.max_anchor_drop} below {best:.3f}: {figures}", True
         )
     if not mean >= config.min_gain:
         return Judgement(False, f"the held-out interactions do not improve by {config.min_gain}: {figures}")

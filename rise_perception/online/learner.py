@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event, Lock
 
 from rise_perception.data.atomic import write_json
@@ -24,7 +25,7 @@ from rise_perception.online.gate import GateConfig, Judgement, Measured, judge, 
 from rise_perception.online.history import write_down
 from rise_perception.online.model_store import ModelStore, StoredModel
 from rise_perception.online.scenes import objection
-from rise_perception.online.update import Progress, Stopped, UpdateConfig, train_candidate
+from rise_perception.online.update import Progress, Stopped, UpdateConfig, draw_back, train_candidate
 
 #: What the learner remembers, in the folder of the models.
 MEMORY = "learner.json"
@@ -32,6 +33,8 @@ MEMORY = "learner.json"
 USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE)
 #: Rejected candidates that an episode may have had a part in before it is left out.
 MOST_FAILURES = 3
+#: How often a candidate that forgets anchors is drawn back towards the serving model, and to which part.
+DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
 
 
 @dataclass(frozen=True)
@@ -224,15 +227,17 @@ class OnlineLearner:
                 self._conclude(failed, training, {"parent": parent.version})
                 return failed
             report(Progress("validating", steps, budget.iterations))
-            serving, candidate = (
-                measure(folder, self.config.heldout_anchors, self._read(heldout), self.config.device)
-                for folder in (parent.folder, place)
-            )
-            if stop.is_set():
-                raise Stopped
-            best = self.memory.best_anchors | {self.config.heldout_anchors: self._best(serving)}
-            self._remember(best_anchors=best)
-            judgement = judge(serving, candidate, self.config.gate, self._best(serving))
+            serving = self._measured(parent.folder, heldout, stop)
+            best = max(serving.anchor_ap, self.memory.best_anchors.get(self.config.heldout_anchors, 0.0))
+            self._remember(best_anchors=self.memory.best_anchors | {self.config.heldout_anchors: best})
+            candidate = self._measured(place, heldout, stop)
+            judgement = judge(serving, candidate, self.config.gate, best)
+            for _ in range(DRAWN_BACK):
+                if not judgement.forgets:
+                    break
+                card = draw_back(place, parent, PART_OF_THE_WAY)
+                candidate = self._measured(place, heldout, stop)
+                judgement = judge(serving, candidate, self.config.gate, best)
             facts = {
                 "parent": parent.version,
                 "note": f"{len(training)} episodes, {steps} steps; {judgement.reason}",
@@ -259,9 +264,16 @@ class OnlineLearner:
         self._conclude(result, training, measured)
         return result
 
-    def _best(self, serving: Measured) -> float:
-        """The highest AP on the held-out anchors of a version that served."""
-        return max(serving.anchor_ap, self.memory.best_anchors.get(self.config.heldout_anchors, 0.0))
+    def _measured(self, folder: Path, heldout: list[Entry], stop: Event) -> Measured:
+        """A model's figures.
+
+        Raises:
+            Stopped: by ``stop``.
+        """
+        found = measure(folder, self.config.heldout_anchors, self._read(heldout), self.config.device)
+        if stop.is_set():
+            raise Stopped
+        return found
 
     def _chosen(self, parent: StoredModel, ids: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
         """Held-out episodes, and those to learn from."""

@@ -31,7 +31,7 @@ from rise_perception.learning.matching import Targets
 from rise_perception.learning.pseudo_labels import UNKNOWN
 from rise_perception.learning.state import MovingAverage
 from rise_perception.learning.trainer import Trainer
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.online.model_store import StoredModel
 from rise_perception.online.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
@@ -304,3 +304,27 @@ def train_candidate(
         notes="",
     )
     return save_model(out, trainer.network, card), step
+
+
+def draw_back(place: Path, parent: StoredModel, share: float) -> ModelCard:
+    """Replace the candidate in ``place`` by one on the straight way to it from the parent's weights.
+
+    What a fine-tuned network has forgotten comes back faster on this way than what it has learned goes
+    (Wortsman et al., Robust fine-tuning of zero-shot models).
+
+    Args:
+        place: folder of the candidate; the new one is written over it.
+        parent: where the way begins.
+        share: of the way, between 0 and 1.
+
+    Returns:
+        its card.
+    """
+    network, card = load_model(place)
+    begin = load_model(parent.folder)[0].state_dict()
+    there = {
+        name: torch.lerp(begin[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in network.state_dict().items()
+    }
+    network.load_state_dict(there)
+    return save_model(place, network, dataclasses.replace(card, data=f"{card.data}; {share:.0%} of the way"))
