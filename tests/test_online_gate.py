@@ -27,7 +27,7 @@ def judged(anchors: tuple[float, float], before: list[float], after: list[float]
 def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() -> None:
     accepted, reason = judged((0.70, 0.69), [0.2, 0.4, 0.3, 0.5], [0.6, 0.7, 0.8, 0.7])
     assert accepted
-    assert reason == "anchors AP 0.700 -> 0.690, held-out IoU 0.350 -> 0.700 over 4 items"
+    assert reason == "anchors AP 0.700 -> 0.690, held-out IoU 0.350 -> 0.700 over 4 items, give or take 0.065"
 
 
 @pytest.mark.parametrize(
