@@ -6,6 +6,7 @@ import io
 import math
 import platform
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,20 @@ def package() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """The one openvino.Core of this process, which is never freed.
+
+    OpenVINO's CPU plugin replaces the thread's alternate signal stack. When two plugins are freed in the
+    order in which they were made, the second one puts back the stack of the first, which is gone by then: the
+    next signal that Python handles (a child that ends, Ctrl-C) kills the process without a word.
+
+    Raises:
+        RuntimeUnavailableError: openvino is not installed.
+    """
+    return package().Core()
+
+
 class OpenVino:
     """Builds and loads OpenVINO engines; see :class:`rise_perception.runtime.runner.Runtime`."""
 
@@ -50,8 +65,8 @@ class OpenVino:
 
     def check(self, precision: str) -> None:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
-        core = package().Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        capabilities = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bf16" and "BF16" not in capabilities:
             raise RuntimeUnavailableError(
                 f"openvino computes no BF16 on this processor ({processor()}); use fp32"
             )
@@ -67,19 +82,17 @@ class OpenVino:
     ) -> bytes:
         """See :class:`rise_perception.runtime.runner.Runtime`; ``int8`` is calibrated on ``samples``."""
         self.check(precision)
-        openvino = package()
         settings = {
             "INFERENCE_NUM_THREADS": cpu_threads(),
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
         }
         try:
-            core = openvino.Core()
-            model = core.read_model(io.BytesIO(graph))
+            model = core().read_model(io.BytesIO(graph))
             if precision == "int8":
                 progress("calibrate", math.nan)
                 model = quantise(model, samples)
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = core().compile_model(model, "CPU", settings)
             stream = io.BytesIO()
             compiled.export_model(stream)
         except RuntimeError as error:
@@ -88,9 +101,8 @@ class OpenVino:
 
     def load(self, engine: bytes, precision: str) -> OpenVinoRunner:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
-        openvino = package()
         try:
-            compiled = openvino.Core().import_model(
+            compiled = core().import_model(
                 io.BytesIO(engine), "CPU", {"INFERENCE_NUM_THREADS": cpu_threads()}
             )
             names = {name for output in compiled.outputs for name in output.get_names()}
