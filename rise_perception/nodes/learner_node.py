@@ -6,7 +6,6 @@ here reaches the segmentation node, which is asked to change its weights and may
 
 from __future__ import annotations
 
-import os
 import queue
 import sys
 import threading
@@ -29,7 +28,7 @@ from rise_perception.interaction.store import EpisodeStore
 from rise_perception.nodes import learner_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
-from rise_perception.nodes.running import pause, run_beside
+from rise_perception.nodes.running import pause, run_beside, stand_back
 from rise_perception.online.learner import OnlineLearner, Update
 from rise_perception.online.model_store import ModelStore
 from rise_perception.online.update import Progress, Stopped
@@ -64,7 +63,7 @@ class LearnerNode(Node):
     def __init__(self) -> None:
         super().__init__("learner_node")
         p = self._given = learner_parameters.declare_all(self)
-        os.nice(p.nice)
+        stand_back(p.nice)
         config = learner_parameters.learner_config(p)
         self._models = ModelStore(Path(p.models).expanduser(), True, p.max_versions)
         self._models.begin(find_model(p.model))

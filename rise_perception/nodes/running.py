@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -54,6 +56,18 @@ def run_beside(worker: str, create: Callable[[], Node], args: list[str] | None =
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def stand_back(nice: int) -> None:
+    """Give way to other processes, by 0 to 19.
+
+    Linux weighs sessions before it weighs the processes within: a process that is a session of its own, as
+    those that :class:`rise_perception.nodes.processes.NodeProcess` starts, has to stand back as such.
+    """
+    os.nice(nice)
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # a kernel without autogroups
+            Path("/proc/self/autogroup").write_text(str(nice))
 
 
 async def pause(node: Node, seconds: float) -> None:

@@ -1,0 +1,29 @@
+"""What every node does to run: standing back for others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SHOW = """
+import os
+from rise_perception.nodes.running import stand_back
+stand_back(7)
+print(os.nice(0))
+print(open("/proc/self/autogroup").read())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this kernel has no autogroups")
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_session_of_its_own_stands_back_as_a_whole_and_others_are_left_alone(alone: bool) -> None:
+    mine = Path("/proc/self/autogroup").read_text().split()[-1]
+    told = subprocess.run(
+        [sys.executable, "-c", SHOW], capture_output=True, text=True, start_new_session=alone, check=True
+    ).stdout.split()
+    assert told[0] == "7"
+    assert told[-1] == ("7" if alone else mine)
+    assert Path("/proc/self/autogroup").read_text().split()[-1] == mine
