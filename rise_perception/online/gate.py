@@ -26,14 +26,14 @@ class GateConfig:
     Attributes:
         max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
         min_gain: mean IoU that has to be won on the held-out interactions.
-        certainty: standard errors by which the gain has to lie above zero. With 1, two of ten updates on
-            shuffled labels passed by luck; with 2, none.
+        certainty: standard errors by which the gain has to lie above zero: 1.64 is luck one time in twenty.
+            With 1, two of ten updates on shuffled labels passed.
         min_heldout: held-out items below which nothing can be judged.
     """
 
     max_anchor_drop: float = 0.01
     min_gain: float = 0.01
-    certainty: float = 2.0
+    certainty: float = 1.64
     min_heldout: int = 5
 
     def __post_init__(self) -> None:

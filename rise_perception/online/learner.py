@@ -63,7 +63,7 @@ class LearnerConfig:
     most_new: int = 64
     new_share: float = 0.5
     heldout_share: float = 0.25
-    heldout_cycle: float = 240.0
+    heldout_cycle: float = 120.0
     most_heldout: int = 60
     device: str = "cpu"
 
