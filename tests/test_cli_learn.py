@@ -93,7 +93,7 @@ def test_a_bag_is_taken_in_learned_from_and_shown(rise: Rise, home: Home, tmp_pa
     assert "bag: 100%" in err
     page = (tmp_path / "index.html").read_text()
     assert page.count("data:image/jpeg") == 12
-    assert "held-out grasps, IoU" in page
+    assert "held-out grasps, quality" in page
     assert "rise learn" in page
     (line,) = read_history(tmp_path / "models")
     assert (line["verdict"], line["steps"]) == ("rejected", 1)
@@ -219,7 +219,7 @@ def test_good_grasps_make_a_better_model(rise: Rise, tmp_path: Path) -> None:
     assert f"serving: {models.serving().version} (was cell-" in out
     (line,) = read_history(models.root)
     before, after = line["heldout"]
-    assert f"held-out grasps, IoU: {before:.3f} -> {after:.3f} (" in out
+    assert f"held-out grasps, quality: {before:.3f} -> {after:.3f} (" in out
     assert after > before + 0.1
 
 

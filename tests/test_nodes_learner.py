@@ -151,7 +151,7 @@ def test_an_update_by_action_is_measured_and_a_useless_one_rejected(robot):
     assert not result.promoted
     assert "held-out" in result.message
     assert math.isfinite(result.anchor_ap_before + result.anchor_ap_after)
-    assert math.isfinite(result.heldout_ap_before + result.heldout_ap_after)
+    assert math.isfinite(result.heldout_quality_before + result.heldout_quality_after)
     assert stages
     robot.graph.wait(lambda: robot.status[-1].rejected == 1, "the count")
     assert robot.status[-1].last_verdict.startswith("rejected: ")

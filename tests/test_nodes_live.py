@@ -10,7 +10,7 @@ import pytest
 
 from rise_perception.benchmarks.live import WINDOW, Accuracy, Arm, figures, plot_section, summary_section
 from rise_perception.cli.main import main
-from rise_perception.errors import RiseError
+from rise_perception.interaction.lesson import Cause
 from rise_perception.interaction.store import EpisodeStore
 from rise_perception.nodes.live import EPISODES, LiveRun, read_picks, run_live
 from rise_perception.simulation.dataset import Settings, write_dataset
@@ -43,11 +43,13 @@ def test_a_robot_picks_what_the_masks_say_and_every_grasp_is_an_episode(tmp_path
 
 
 @pytest.mark.slow
-def test_a_model_that_sees_nothing_ends_the_run_with_a_reason(tmp_path: Path, blind_model: Path) -> None:
-    with pytest.raises(RiseError, match="sees nothing to pick"):
-        run_live(
-            tmp_path / "run", str(blind_model), "cpu", {"seed": 0, "picks": 1, "period": 0.0}, None, "test"
-        )
+def test_what_a_model_does_not_see_is_tried_where_it_stands_bare(tmp_path: Path, blind_model: Path) -> None:
+    cell = {"seed": 0, "picks": 1, "period": 0.0}
+    (pick,) = run_live(tmp_path / "run", str(blind_model), "cpu", cell, None, "test").picks
+    assert pick["success"]
+    ((_, episode, lesson),) = EpisodeStore(tmp_path / "run" / EPISODES)
+    assert episode.grasp.target_id == -1
+    assert lesson.cause == Cause.MISSED
 
 
 @pytest.mark.slow

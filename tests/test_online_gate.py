@@ -14,20 +14,35 @@ from tiny_data import write_data
 from rise_perception.errors import ConfigError
 from rise_perception.interaction.chain import Sighting
 from rise_perception.interaction.reconcile import learn_from
-from rise_perception.online.gate import GateConfig, Measured, best_overlaps, judge, measure
+from rise_perception.online.gate import GateConfig, Measured, judge, measure, qualities
 
 GATE = GateConfig(max_anchor_drop=0.02, min_gain=0.05, certainty=1.0, min_heldout=4)
 
 
 def judged(anchors: tuple[float, float], before: list[float], after: list[float]) -> tuple[bool, str]:
-    result = judge(Measured(anchors[0], np.array(before)), Measured(anchors[1], np.array(after)), GATE)
+    serving = Measured(anchors[0], 0.6, np.array(before))
+    result = judge(serving, Measured(anchors[1], 0.5, np.array(after)), GATE)
     return result.accepted, result.reason
 
 
 def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() -> None:
     accepted, reason = judged((0.70, 0.69), [0.2, 0.4, 0.3, 0.5], [0.6, 0.7, 0.8, 0.7])
     assert accepted
-    assert reason == "anchors AP 0.700 -> 0.690, held-out IoU 0.350 -> 0.700 over 4 items, give or take 0.065"
+    assert (
+        reason
+        == "anchors AP 0.700 -> 0.690, held-out quality 0.350 -> 0.700 over 4 items, give or take 0.065"
+    )
+
+
+def test_what_is_bolder_on_the_anchors_as_well_has_to_win_more() -> None:
+    before, after = np.array([0.40, 0.42, 0.38, 0.40]), np.array([0.48, 0.50, 0.46, 0.48])
+    serving = Measured(0.7, 0.5, before)
+    assert judge(serving, Measured(0.7, 0.5, after), GATE).accepted
+    assert judge(serving, Measured(0.7, 0.4, after), GATE).accepted  # more timid than it needs to be
+    refused = judge(serving, Measured(0.7, 0.6, after), GATE)
+    assert not refused.accepted
+    assert "held-out quality 0.400 -> 0.400 over 4 items" in refused.reason
+    assert not judge(Measured(0.0, 0.0, before), Measured(0.0, 0.1, after), GATE).accepted
 
 
 @pytest.mark.parametrize(
@@ -53,7 +68,7 @@ def test_what_does_not_pass(
 def test_the_limit_itself_passes() -> None:
     gate = GateConfig(max_anchor_drop=0.25, min_gain=0.25, min_heldout=2)
     before, after = np.array([0.25, 0.5]), np.array([0.5, 0.75])
-    assert judge(Measured(0.75, before), Measured(0.5, after), gate).accepted
+    assert judge(Measured(0.75, 0.5, before), Measured(0.5, 0.5, after), gate).accepted
 
 
 @pytest.mark.parametrize(
@@ -66,7 +81,7 @@ def test_a_gate_that_lets_everything_through_is_refused(values: dict[str, float]
 
 def test_many_updates_together_lose_no_more_than_one_may() -> None:
     before, after = np.array([0.2, 0.4, 0.3, 0.5]), np.array([0.6, 0.7, 0.8, 0.7])
-    serving, candidate = Measured(0.695, before), Measured(0.678, after)
+    serving, candidate = Measured(0.695, 0.5, before), Measured(0.678, 0.5, after)
     assert judge(serving, candidate, GATE).accepted
     assert judge(serving, candidate, GATE, 0.697).accepted
     refused = judge(serving, candidate, GATE, 0.70)
@@ -74,18 +89,19 @@ def test_many_updates_together_lose_no_more_than_one_may() -> None:
     assert "below 0.700" in refused.reason
 
 
-def test_best_overlaps_take_the_item_that_fits_best_and_no_container() -> None:
+def test_quality_is_that_of_the_item_that_is_best_in_overlap_times_score_and_no_container() -> None:
     label_map = np.zeros(SIZE, np.uint16)
     label_map[square(5, 5)] = 1  # the item, whole
     label_map[square(20, 20, 10)] = 2
     label_map[25:30, 20:30] = 3  # half of the next item goes to another one
     masks = np.stack([square(5, 5), square(20, 20), square(25, 45)])
-    assert best_overlaps(masks, instances_of(label_map)) == [1.0, 0.5, 0.0]
-    found = dataclasses.replace(
-        instances_of(label_map), class_names=("object", "tote"), classes=np.array([1, 0, 0])
-    )
-    assert best_overlaps(masks, found)[0] == 0.0
-    assert best_overlaps(masks, instances_of(np.zeros(SIZE, np.uint16))) == [0.0] * 3
+    seen = instances_of(label_map)  # with scores 0.9, 0.7 and 0.5
+    assert qualities(masks, seen) == pytest.approx([0.9, 0.5 * 0.7, 0.0])
+    bold = dataclasses.replace(seen, scores=np.array([0.9, 0.2, 0.8], np.float32))
+    assert qualities(masks, bold)[1] == pytest.approx(0.5 * 0.8)
+    found = dataclasses.replace(seen, class_names=("object", "tote"), classes=np.array([1, 0, 0]))
+    assert qualities(masks, found)[0] == 0.0
+    assert qualities(masks, instances_of(np.zeros(SIZE, np.uint16))) == [0.0] * 3
 
 
 def test_models_are_measured_on_the_same_labels(

@@ -227,8 +227,8 @@ def _summary(
         lines += [
             ("held-out anchors, AP", f"{first.anchor_ap:.3f} -> {last.anchor_ap:.3f}"),
             (
-                "held-out grasps, IoU",
-                f"{first.heldout_mean:.3f} -> {last.heldout_mean:.3f} ({len(last.heldout)} labels)",
+                "held-out grasps, quality",
+                f"{first.heldout_mean:.3f} -> {last.heldout_mean:.3f} ({len(last.heldout)} items)",
             ),
         ]
     elif not trouble:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,23 @@ def predicted_pairs(folder: str | Path, annotations: str | Path, device: str = "
     ]
 
 
-def best_threshold(pairs: list[ImagePair]) -> tuple[float, dict[str, float]]:
-    """The threshold of :data:`THRESHOLDS` with the best F-beta, and its ``precision`` and ``recall``.
+@dataclass(frozen=True)
+class Guesses:
+    """All predicted objects of a labelled set.
 
-    A guess is right when no better scored one has found the same object.
+    Attributes:
+        scores: (N,) float.
+        right: (N,) bool; it overlaps a true object that no better scored one has found.
+        objects: how many there are.
     """
+
+    scores: np.ndarray
+    right: np.ndarray
+    objects: int
+
+
+def rated(pairs: list[ImagePair]) -> Guesses:
+    """Which of the guesses are right, at an IoU of :data:`MATCH_IOU`."""
     score, right, objects = [], [], 0
     for pair in pairs:
         truth = [r.rle for r in pair.truth if r.is_object]
@@ -88,14 +101,19 @@ def best_threshold(pairs: list[ImagePair]) -> tuple[float, dict[str, float]]:
         objects += len(truth)
         score += [guess.score for guess in guesses]
         right += _found([guess.rle for guess in guesses], truth)
-    scores, hits = np.array(score), np.array(right, bool)
+    return Guesses(np.array(score), np.array(right, bool), objects)
+
+
+def best_threshold(pairs: list[ImagePair]) -> tuple[float, dict[str, float]]:
+    """The threshold of :data:`THRESHOLDS` with the best F-beta, and its ``precision`` and ``recall``."""
+    guesses = rated(pairs)
     best, chosen, figures = 0.0, float(THRESHOLDS[0]), {"precision": 0.0, "recall": 0.0}
     for threshold in THRESHOLDS:
-        kept = scores >= threshold
-        found = int(hits[kept].sum())
+        kept = guesses.scores >= threshold
+        found = int(guesses.right[kept].sum())
         if not found:
             continue
-        precision, recall = found / int(kept.sum()), found / objects
+        precision, recall = found / int(kept.sum()), found / guesses.objects
         weight = RECALL_WEIGHT**2
         f_beta = (1 + weight) * precision * recall / (weight * precision + recall)
         if f_beta >= best:  # of equal ones the highest, which is the furthest from letting noise in

@@ -25,7 +25,6 @@ from std_msgs.msg import Header
 from rise_perception.data import ros_images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.data.ros_instances import to_instances
-from rise_perception.errors import RiseError
 from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
 from rise_perception.nodes.messages import camera_info
@@ -39,8 +38,6 @@ from rise_perception.simulation.sequence import EMPTY, SUCCESS, UNKNOWN
 
 #: Frames of the free scene before and after a grasp: enough for one to be settled and segmented.
 FREE_FRAMES = 4
-#: Totes in succession in which nothing is seen before the node gives up.
-MOST_UNSEEN = 10
 #: Seconds for which the camera looks on after the last grasp, so that it becomes an episode.
 LINGER = 3.0
 #: Heights in metres above the item that the hand is seen at on its way.
@@ -85,8 +82,6 @@ class CellNode(Node):
                     publisher.wait_for_all_acked(Duration(seconds=5))
                 self.get_logger().info(f"{self._picks} grasps done")
                 self.done.set_result(None)
-        except RiseError as error:
-            self.done.set_exception(error)
 
     def _on_instances(self, message: InstanceArray) -> None:
         self._masks, self._version = message, message.model_version
@@ -100,13 +95,9 @@ class CellNode(Node):
             yield
         for number in range(self._picks):
             begun = time.monotonic()
-            unseen = 0
             while (aim := (yield from self._aim())) is None:
                 self._cell.next_tote(self._cell.tote + 1)
                 self._picker.changed()
-                unseen += 1
-                if unseen > MOST_UNSEEN:
-                    raise RiseError(f"the model sees nothing to pick in {unseen} totes; is it the right one?")
             yield from self._grasp(number, aim, self._version)
             last = number == self._picks - 1
             while time.monotonic() - begun < self._period or (

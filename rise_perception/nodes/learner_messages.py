@@ -61,7 +61,7 @@ def learner_status(
     )
     before, after, heldout_before, heldout_after = figures(last)
     status.anchor_ap_serving, status.anchor_ap_candidate = before, after
-    status.heldout_ap_serving, status.heldout_ap_candidate = heldout_before, heldout_after
+    status.heldout_quality_serving, status.heldout_quality_candidate = heldout_before, heldout_after
     if current is not None:
         status.serving_version = current.version
         status.database_version = current.database_version
@@ -83,7 +83,7 @@ def fine_tune_result(outcome: Update | str) -> FineTune.Result:
         )
     before, after, heldout_before, heldout_after = figures(update)
     result.anchor_ap_before, result.anchor_ap_after = before, after
-    result.heldout_ap_before, result.heldout_ap_after = heldout_before, heldout_after
+    result.heldout_quality_before, result.heldout_quality_after = heldout_before, heldout_after
     return result
 
 

@@ -15,7 +15,7 @@ from rise_perception.evaluation.regions import CONTAINER, category_name
 from rise_perception.instances import Instances
 from rise_perception.interaction.chain import Sighting
 from rise_perception.interaction.episode import Episode
-from rise_perception.learning.validation import predicted_pairs
+from rise_perception.learning.validation import predicted_pairs, rated
 from rise_perception.runtime.segmenter import Segmenter
 
 
@@ -25,9 +25,9 @@ class GateConfig:
 
     Attributes:
         max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
-        min_gain: mean IoU that has to be won on the held-out interactions.
+        min_gain: mean quality that has to be won on the held-out interactions.
         certainty: standard errors by which the gain has to lie above zero: 1.64 is luck one time in twenty.
-            With 1, two of ten updates on shuffled labels passed.
+            With both, none of ten updates on shuffled labels passed.
         min_heldout: held-out items below which nothing can be judged.
     """
 
@@ -51,11 +51,14 @@ class Measured:
 
     Attributes:
         anchor_ap: AP of the objects on the held-out anchors.
-        heldout: (N,) for each item of the held-out interactions the IoU of the instance that fits it best,
-            the mean over the frames that it is known in.
+        anchor_score: mean score of the instances that find them.
+        heldout: (N,) for each item of the held-out interactions its quality, which a planner chooses by:
+            IoU times score of the instance that is best in that; the mean over the frames that the item is
+            known in. IoU alone tells less: what a robot has grasped was outlined well before.
     """
 
     anchor_ap: float
+    anchor_score: float
     heldout: np.ndarray
 
     @property
@@ -94,13 +97,15 @@ def judge(
         return Judgement(
             False, f"{count} held-out items cannot judge it; gate.min_heldout is {config.min_heldout}"
         )
-    gain = candidate.heldout - serving.heldout
+    # A candidate that is only bolder is so on the anchors as well.
+    bolder = max(1.0, candidate.anchor_score / max(serving.anchor_score, 1e-6))
+    gain = candidate.heldout / bolder - serving.heldout
     mean, error = float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(count))
     best = max(serving.anchor_ap, best_anchor_ap)
     drop = best - candidate.anchor_ap
     figures = (
-        f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out IoU "
-        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} items, "
+        f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out quality "
+        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean / bolder:.3f} over {count} items, "
         f"give or take {error:.3f}"
     )
     # Written so that a figure that is not a number refuses.
@@ -132,7 +137,8 @@ def measure(
     Raises:
         ConfigError: the anchors hold no object.
     """
-    anchor_ap = coco_scores(predicted_pairs(folder, anchors, device)).ap
+    pairs = predicted_pairs(folder, anchors, device)
+    anchor_ap = coco_scores(pairs).ap
     if anchor_ap is None:
         raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
     segmenter = Segmenter.load(folder, device)
@@ -143,15 +149,18 @@ def measure(
             instances = segmenter(frame.image, frame.depth)
         except ModelError:  # a model that needs depth finds nothing where there is none
             instances = Instances.empty(*frame.image.shape[:2])
-        overlaps = best_overlaps([sighting.unpacked() for sighting in sightings], instances)
-        for sighting, overlap in zip(sightings, overlaps, strict=True):
-            found.setdefault(sighting.item, []).append(overlap)
+        masks = [sighting.unpacked() for sighting in sightings]
+        for sighting, quality in zip(sightings, qualities(masks, instances), strict=True):
+            found.setdefault(sighting.item, []).append(quality)
     # The same item in ten frames is not ten witnesses.
-    return Measured(anchor_ap, np.array([float(np.mean(overlaps)) for overlaps in found.values()]))
+    heldout = np.array([float(np.mean(values)) for values in found.values()])
+    guesses = rated(pairs)
+    score = float(guesses.scores[guesses.right].mean()) if guesses.right.any() else 0.0
+    return Measured(anchor_ap, score, heldout)
 
 
-def best_overlaps(masks: Iterable[np.ndarray], instances: Instances) -> list[float]:
-    """For each of N masks (H, W) bool the IoU of the item that fits it best; 0 where none touches it.
+def qualities(masks: Iterable[np.ndarray], instances: Instances) -> list[float]:
+    """For each of N masks (H, W) bool the highest IoU times score of an item; 0 where none touches it.
 
     Instances share no pixel, so that guessing many shapes does not help.
     """
@@ -166,5 +175,6 @@ def best_overlaps(masks: Iterable[np.ndarray], instances: Instances) -> list[flo
             int(shared[instances.labels[row]]) / (size + int(areas[row]) - int(shared[instances.labels[row]]))
             for row in items
         ]
-        result.append(max(overlaps, default=0.0))
+        scores = [float(instances.scores[row]) for row in items]
+        result.append(max((o * s for o, s in zip(overlaps, scores, strict=True)), default=0.0))
     return result

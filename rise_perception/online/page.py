@@ -89,9 +89,11 @@ def updates_section(models: ModelStore) -> Section:
                 _change(facts.get("heldout")),
             )
         )
-    head = ("update", "episodes", "steps", "anchors AP", "held-out IoU")
-    text = "Figures of the version that served, and of the candidate." if rows else "There was none."
-    return Section("Updates", text, [Table(head, rows)] if rows else [])
+    head = ("update", "episodes", "steps", "anchors AP", "held-out quality")
+    if not rows:
+        return Section("Updates", "There was none.")
+    text = "Figures of the version that served, and of the candidate; quality is IoU times score."
+    return Section("Updates", text, [Table(head, rows)])
 
 
 def versions_section(models: ModelStore) -> Section:
@@ -108,7 +110,7 @@ def versions_section(models: ModelStore) -> Section:
         )
         for model in models.versions()
     ]
-    head = ("version", "trained from", "since", "anchors AP", "held-out IoU")
+    head = ("version", "trained from", "since", "anchors AP", "held-out quality")
     return Section("Versions of the model", "", [Table(head, rows)])
 
 

@@ -21,7 +21,7 @@ _UPDATE: dict[str, _About] = {
 }
 _GATE: dict[str, _About] = {
     "max_anchor_drop": ("AP that a candidate may lose on the held-out anchors.", (0.0, 1.0)),
-    "min_gain": ("Mean IoU that it has to win on the held-out interactions.", (0.0, 1.0)),
+    "min_gain": ("Mean IoU times score that it has to win on the held-out interactions.", (0.0, 1.0)),
     "certainty": ("Standard errors by which that gain lies above zero.", (0.0, 10.0)),
     "min_heldout": ("Held-out episodes below which nothing is judged.", (2, 10_000)),
 }
