@@ -43,7 +43,7 @@ def test_a_process_stands_back_on_any_kernel() -> None:
     )
     for alone in (True, False):
         told = subprocess.run(
-            [sys.executable, "-c", show],
+            [sys.executable, "-c", command],
             capture_output=True,
             text=True,
             start_new_session=alone,

@@ -32,8 +32,7 @@ from rise_perception.online.model_store import ModelStore
 from rise_perception.online.update import Progress, Stopped, UpdateConfig
 
 Alter = Callable[[Episode, Lesson], tuple[Episode, Lesson]]
-#: Ten labels judge: one standard error is luck one time in six.
-GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05, certainty=2.0)
+GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)
 UPDATE = UpdateConfig(
     iterations=100, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
 )
