@@ -80,6 +80,18 @@ def test_reset_serves_the_first_version_and_forgets_the_others(store: ModelStore
     assert store.current().history == ()
 
 
+def test_a_version_that_was_kept_to_be_looked_at_cannot_serve(store: ModelStore) -> None:
+    base = store.serving()
+    rejected = add_version(store, 1, accepted=False, note="the anchors drop").version
+    for ask in (store.find, store.rollback):
+        with pytest.raises(ModelError, match="may not serve: the anchors drop"):
+            ask(rejected)
+    assert store.find(base.card.name).version == base.version  # and not the newest of that name
+    assert store.serving().version == base.version
+    snapshot = store.snapshot("good")
+    assert store.rollback(snapshot.version).version == snapshot.version
+
+
 def test_a_candidate_of_an_older_parent_is_not_promoted(store: ModelStore) -> None:
     base = store.serving().version
     late = add_version(store, 1)

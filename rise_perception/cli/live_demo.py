@@ -113,6 +113,7 @@ def _arms(args: argparse.Namespace, out: Path, anchors: Path) -> list[Any]:
         "device": args.device,
         "anchors": str((anchors / "train.json").resolve()),
         "heldout_anchors": str((anchors / "val.json").resolve()),
+        "max_versions": 1000,  # the report measures each one that has served
     }
     if args.iterations:
         learner["iterations"] = args.iterations

@@ -20,6 +20,7 @@ from rise_perception.interaction.chain import Known, Sighting, beside, known_ite
 from rise_perception.interaction.episode import Episode
 from rise_perception.interaction.lesson import Verdict
 from rise_perception.interaction.store import Entry, EpisodeStore
+from rise_perception.network.checkpoint import file_checksum
 from rise_perception.network.config import build_config
 from rise_perception.online.gate import GateConfig, Judgement, Measured, judge, measure
 from rise_perception.online.history import write_down
@@ -92,12 +93,11 @@ class Memory:
     """What outlasts the process.
 
     Attributes:
-        learned: ids of the episodes that an accepted candidate was trained on.
+        learned: ids of the episodes that a promoted candidate was trained on.
         failures: id -> rejected candidates that it had a part in.
         rejected: candidates that the gate refused.
         last_verdict: why the last candidate was promoted or rejected.
         paused: nothing is learned until somebody resumes.
-        best_anchors: file of held-out anchors -> highest AP on it of a version that served.
     """
 
     learned: tuple[str, ...] = ()
@@ -105,7 +105,6 @@ class Memory:
     rejected: int = 0
     last_verdict: str = ""
     paused: bool = False
-    best_anchors: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,12 @@ class OnlineLearner:
         """Stop or resume; outlasts the process."""
         self._remember(paused=paused)
 
+    def reset(self) -> StoredModel:
+        """Serve what the store of models began with; every episode is new to it."""
+        current = self.models.reset()
+        self._remember(learned=(), failures={})
+        return self.models.find(current.version)
+
     def _judges(self, entry: Entry) -> bool:
         return is_held_out(entry, self.config.heldout_share, self.config.heldout_cycle)
 
@@ -199,7 +204,7 @@ class OnlineLearner:
         """Train a candidate, measure it and, when it passes the gate, let it serve.
 
         Args:
-            ids: episodes to learn from; empty: the new ones and some to replay.
+            ids: episodes to learn from; empty: the new ones and some to replay, or all when none is new.
             iterations: 0 is the configured budget.
             promote: False keeps the candidate as a version that does not serve.
             report: told how far it is.
@@ -228,8 +233,10 @@ class OnlineLearner:
                 return failed
             report(Progress("validating", steps, budget.iterations))
             serving = self._measured(parent.folder, heldout, stop)
-            best = max(serving.anchor_ap, self.memory.best_anchors.get(self.config.heldout_anchors, 0.0))
-            self._remember(best_anchors=self.memory.best_anchors | {self.config.heldout_anchors: best})
+            # Known by its content: another file under the same name is another measure.
+            measure_of = file_checksum(Path(self.config.heldout_anchors))
+            line = parent.facts.get("best_anchors", {})
+            best = max(serving.anchor_ap, line.get(measure_of, 0.0))
             candidate = self._measured(place, heldout, stop)
             judgement = judge(serving, candidate, self.config.gate, best)
             for _ in range(DRAWN_BACK):
@@ -244,7 +251,10 @@ class OnlineLearner:
                 "accepted": judgement.accepted and promote,
                 "anchor_ap": candidate.anchor_ap,
                 "heldout": candidate.heldout_mean,
+                "best_anchors": line | {measure_of: best},
             }
+            if stop.is_set():
+                raise Stopped
             if judgement.accepted or not promote:
                 self.models.add(place, card, facts)
         promoted = judgement.accepted and promote
@@ -332,10 +342,10 @@ class OnlineLearner:
         accepted, memory = result.judgement.accepted, self.memory
         failures, learned = dict(memory.failures), set(memory.learned)
         for entry in training:
-            if accepted:
+            if result.promoted:
                 learned.add(entry.id)
                 failures.pop(entry.id, None)
-            elif entry.id not in learned:
+            elif not accepted and entry.id not in learned:
                 failures[entry.id] = failures.get(entry.id, 0) + 1
         stored = {entry.id for entry in self.episodes.entries()}
         verdict = "promoted" if result.promoted else "accepted" if accepted else "rejected"
@@ -375,7 +385,10 @@ def is_held_out(entry: Entry, share: float, cycle: float) -> bool:
 
 
 def replayed(old: Sequence[Entry], new: int, new_share: float, seed: int) -> list[Entry]:
-    """Older episodes to go with ``new`` new ones: corrections first, the others drawn without replacement."""
-    count = round(max(new, 1) * (1 - new_share) / new_share)
+    """Older episodes to go with ``new`` new ones: corrections first, the others drawn without replacement.
+
+    With no new one, all of them.
+    """
+    count = round(new * (1 - new_share) / new_share) if new else len(old)
     shuffled = random.Random(seed).sample(list(old), len(old))
     return sorted(shuffled, key=lambda entry: entry.verdict != Verdict.CORRECTED)[:count]

@@ -150,19 +150,25 @@ class ModelStore:
         return sorted(found, key=lambda model: (model.created, model.version), reverse=True)
 
     def find(self, name: str) -> StoredModel:
-        """A version by name and checksum, or the newest of a name; its weights have been checked.
+        """A version that may serve, by name and checksum, or the newest of a name; its weights are checked.
 
         Raises:
-            ModelError: the name is none, nothing in the folder has it, or the version is damaged.
+            ModelError: the name is none, nothing in the folder has it, the version was kept to be looked at
+                only, or it is damaged.
         """
         _check_name(name)
         if not os.path.lexists(self.root / name):
-            for model in self.versions():
+            may = [model for model in self.versions() if model.facts.get("accepted")]
+            for model in may:
                 if model.card.name == name:
                     return self._checked(model)
-            known = ", ".join(m.version for m in self.versions()[:5]) or "none"
-            raise ModelError(f"no version {name!r} in {self.root}; the newest are: {known}")
-        return self._checked(self._at(name))
+            known = ", ".join(m.version for m in may[:5]) or "none"
+            raise ModelError(f"no version {name!r} in {self.root}; the newest that may serve are: {known}")
+        model = self._at(name)
+        if not model.facts.get("accepted"):
+            note = model.facts.get("note", "it says nothing of itself")
+            raise ModelError(f"{name} was kept to be looked at, and may not serve: {note}")
+        return self._checked(model)
 
     def serving(self) -> StoredModel:
         """The version that serves; should it be damaged, the newest good one of those that served before.
@@ -252,7 +258,7 @@ class ModelStore:
                 os.replace(place, target)
                 flush(self.root)
                 self._make_room(card.version)
-            return self.find(card.version)
+            return self._checked(self._at(card.version))
 
     def promote(self, version: str, parent: str) -> Current:
         """Serve a version that was trained from ``parent``.
@@ -309,7 +315,7 @@ class ModelStore:
             name = f"{serving.card.name.split('-snapshot')[0]}-snapshot{current.database_version}"
             with self.workplace() as place:
                 card = dataclasses.replace(_copy(serving.folder, place), name=name)
-                facts = {"parent": serving.version, "note": note[:1000], "kept": True}
+                facts = {"parent": serving.version, "note": note[:1000], "kept": True, "accepted": True}
                 return self.add(place, card, facts)
 
     def _serve(
