@@ -193,8 +193,11 @@ def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_candidate_that_must_not_serve_is_measured_and_kept(untrained: Cell, tmp_path: Path) -> None:
+def test_a_candidate_that_must_not_serve_is_measured_and_kept(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     learner = untrained.learner(tmp_path, 24)
+    monkeypatch.setattr("rise_perception.online.learner.judge", lambda *_: Judgement(True, "good"))
     update = learner.update(iterations=1, promote=False)
     assert not update.promoted
     assert {m.version for m in learner.models.versions()} == {

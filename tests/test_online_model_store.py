@@ -150,7 +150,7 @@ def test_links_out_of_the_folder_are_not_followed(store: ModelStore, tmp_path: P
 
 
 def test_damaged_renamed_and_pickled_versions_are_refused(store: ModelStore) -> None:
-    version = add_version(store, 1)
+    version = add_version(store, 1, accepted=True)
     for file, content, message in (
         (WEIGHTS, b"x" * 64, "checksum"),
         (CARD, b"{}", "card"),
