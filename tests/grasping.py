@@ -57,4 +57,6 @@ def episode(
     """An episode whose predictions are ``predicted`` (default: the truth)."""
     found = from_label_map(label_map(1, 2, 3) if predicted is None else predicted)
     grasp = Grasp("grasp-1", target, outcome, after.stamp)
-    return Episode(Observation(before, found), Observation(after, None, robot), grasp, "model-1234")
+    return Episode(
+        Observation(before, found, model_version="model-1234"), Observation(after, None, robot), grasp
+    )

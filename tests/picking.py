@@ -15,10 +15,10 @@ from tiny import tiny_config
 
 from rise_perception.benchmarks.interaction_trials import from_label_map
 from rise_perception.data.bag_messages import header, instance_array_message
-from rise_perception.data.bags import COLOR_TOPIC, BagWriter
+from rise_perception.data.bags import COLOR_TOPIC, INFO_TOPIC, BagWriter
 from rise_perception.data.images import write_image
 from rise_perception.data.typestore import typestore
-from rise_perception.frame import Frame
+from rise_perception.frame import CameraIntrinsics, Frame
 from rise_perception.instances import Instances
 from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome, Phase
 from rise_perception.learning.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
@@ -124,14 +124,19 @@ def make_grasp(
     stamp = (1 + number) * 10**10
     nothing = from_label_map(np.zeros(SIZE, np.uint16))
     return Episode(
-        Observation(Frame(first, None, None, stamp), nothing),
-        Observation(Frame(second, None, None, stamp + 10**8), nothing),
+        Observation(Frame(first, None, None, stamp), nothing, model_version="cell-0"),
+        Observation(Frame(second, None, None, stamp + 10**8), nothing, model_version="cell-0"),
         Grasp(f"grasp-{number}", -1, outcome, stamp + 10**8),
-        "cell-0",
     )
 
 
-def write_bag(path: Path, numbers: Iterable[int], predictions: bool = False, ended: bool = True) -> Path:
+def write_bag(
+    path: Path,
+    numbers: Iterable[int],
+    predictions: bool = False,
+    ended: bool = True,
+    camera: CameraIntrinsics | None = None,
+) -> Path:
     """A recording of grasps, ten frames before and seven after each; without AFTER if not ``ended``."""
     event_type = "rise_msgs/msg/GraspEvent"
     with BagWriter(path) as bag:
@@ -141,6 +146,8 @@ def write_bag(path: Path, numbers: Iterable[int], predictions: bool = False, end
                 side = grasp.before if step < 10 else grasp.after
                 stamp = grasp.before.frame.stamp + step * FRAME
                 bag.write_image(COLOR_TOPIC, side.frame.image, "rgb8", stamp, "cam")
+                if camera is not None:
+                    bag.write_camera_info(INFO_TOPIC, camera, stamp, "cam")
                 if predictions:
                     found = instance_array_message(guess(), replace(side.frame, stamp=stamp), "robot-1", 1.0)
                     bag.write("/seg/instances", "rise_msgs/msg/InstanceArray", found, stamp)

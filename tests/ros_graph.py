@@ -26,6 +26,13 @@ from rise_perception.nodes.processes import NodeProcess, environment, free_domai
 
 PATIENCE = 120.0  # seconds; a loaded machine takes most of a minute to import torch
 COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth/image_raw", "/camera/color/camera_info"
+#: What the camera says beside K.
+LENS = {
+    "distortion_model": "plumb_bob",
+    "d": [0.1, -0.05, 0.001, 0.0, 0.01],
+    "r": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+    "p": [199.0, 0.0, 80.0, 0.0, 0.0, 199.0, 60.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+}
 RELIABLE = {f"qos_overrides.{topic}.subscription.reliability": "reliable" for topic in (COLOR, DEPTH, INFO)}
 
 
@@ -134,7 +141,7 @@ class Graph:
         if isinstance(image, np.ndarray):
             height, width = image.shape[:2]
             k = [200.0, 0.0, width / 2, 0.0, 200.0, height / 2, 0.0, 0.0, 1.0]
-            self._info.publish(CameraInfo(header=header, width=width, height=height, k=k))
+            self._info.publish(CameraInfo(header=header, width=width, height=height, k=k, **LENS))
             image = ros_images.fill(Image(), image, "rgb8")
         image.header = header
         (self._compressed if isinstance(image, CompressedImage) else self._color).publish(image)

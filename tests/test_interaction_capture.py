@@ -13,7 +13,7 @@ from rise_perception.benchmarks.interaction_trials import from_label_map
 from rise_perception.errors import DataError
 from rise_perception.frame import Frame
 from rise_perception.interaction.attempts import Attempts, CaptureSettings, Gripper
-from rise_perception.interaction.episode import Outcome, Phase
+from rise_perception.interaction.episode import Calibration, Outcome, Phase
 from rise_perception.interaction.frames import FrameBuffer, changed, measure, rim_changed
 
 SECOND = 10**9
@@ -31,9 +31,18 @@ class Cell:
         self.frames: dict[int, Frame] = {}
 
     def show(
-        self, seconds: float, arm: float | None = None, blur: float = 0, moving: bool = False, robot=None
+        self,
+        seconds: float,
+        arm: float | None = None,
+        blur: float = 0,
+        moving: bool = False,
+        robot: np.ndarray | None = None,
+        late: int = 0,
     ):
-        """Frames for a while; an arm stands at column ``arm`` or, if ``moving``, comes in from the right."""
+        """Frames for a while; an arm stands at column ``arm`` or, if ``moving``, comes in from the right.
+
+        The mask ``robot`` comes with each frame, or that of ``late`` frames ago after it.
+        """
         for step in range(round(seconds * 10)):
             self.now += SECOND // 10
             self.number += 1
@@ -46,7 +55,11 @@ class Cell:
                 image = cv2.GaussianBlur(image, (0, 0), blur)
             frame = replace(frame, image=image, stamp=self.now)
             self.frames[self.now] = frame
-            self.attempts.frame(frame, robot)
+            if robot is not None and late == 0:
+                self.attempts.robot_mask(self.now, robot)
+            self.attempts.frame(frame)
+            if robot is not None and late > 0:
+                self.attempts.robot_mask(self.now - late * SECOND // 10, robot)
 
     def say(
         self, phase: Phase, grasp_id: str = "g", target: int = 1, outcome: Outcome = Outcome.UNKNOWN
@@ -191,6 +204,103 @@ def test_a_robot_mask_lets_the_arm_stay():
     np.testing.assert_array_equal(found.after.robot, robot)
 
 
+MASKED = replace(SETTINGS, masks=True)
+
+
+def arm_at(column: int) -> np.ndarray:
+    """The mask of an arm that reaches in from the right."""
+    robot = np.zeros((HEIGHT, WIDTH), bool)
+    robot[38:62, column - 2 :] = True
+    return robot
+
+
+def test_masks_that_come_after_their_frames_are_waited_for():
+    """A mask that is computed from a picture is always later; here by more than the window."""
+    cell = Cell(MASKED)
+    cell.show(1.5, arm=100, robot=arm_at(100), late=7)
+    cell.say(Phase.BEFORE)
+    cell.show(0.7, robot=arm_at(100), late=7)
+    cell.items = (2, 3)
+    cell.say(Phase.AFTER)
+    cell.show(0.7, arm=130)
+    assert cell.finished() == []
+    cell.show(0.5, arm=130, robot=arm_at(130), late=7)
+    (found,) = cell.finished()
+    np.testing.assert_array_equal(found.before.robot, arm_at(100))
+    np.testing.assert_array_equal(found.after.robot, arm_at(130))
+
+
+def test_what_only_the_robot_moves_is_settled_as_soon_as_the_masks_say_so():
+    cell = Cell(MASKED)
+    cell.show(1.0)
+    cell.say(Phase.BEFORE)
+    cell.items = (2, 3)
+    cell.say(Phase.AFTER)
+    for step in range(10):  # the arm swings, and each mask comes three frames late
+        cell.show(0.1, arm=90 + step % 2 * 30, robot=arm_at(90), late=3)
+    (found,) = cell.finished()
+    np.testing.assert_array_equal(found.after.robot, arm_at(90))
+
+
+def test_a_mask_that_never_comes_is_not_waited_for_for_ever():
+    cell = Cell(MASKED)
+    grasp(cell)
+    cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
+    cell.show(0.8)
+    assert cell.finished() == []
+    cell.show(0.4)
+    (found,) = cell.finished()
+    assert found.after.robot is None
+
+
+def test_each_frame_has_the_mask_that_is_nearest_in_time():
+    buffer = FrameBuffer(5.0, 0.5)
+    frames = [buffer.add(replace(picture(1), stamp=SECOND + step * SECOND // 20)) for step in range(4)]
+    masks = [arm_at(100 + 10 * step) for step in range(4)]
+    buffer.mask(frames[1].stamp, masks[1])
+    assert [frame.robot is masks[1] for frame in frames] == [True] * 4
+    buffer.mask(frames[2].stamp, masks[2])
+    assert [frame.robot is masks[2] for frame in frames] == [False, False, True, True]
+    buffer.mask(frames[3].stamp, np.zeros((5, 5), bool))  # of another camera
+    assert frames[3].robot is masks[2]
+    assert buffer.add(replace(picture(1), stamp=3 * SECOND)).robot is None
+
+
+def test_an_episode_has_the_stamps_the_calibration_and_the_versions_of_its_sides():
+    cell = Cell()
+    calibration = Calibration("plumb_bob", (0.1,) * 5, (0.0,) * 9, (1.0,) * 12)
+    cell.show(0.5)
+    stamps = {Phase.BEFORE: cell.now}
+    cell.say(Phase.BEFORE)
+    cell.attempts.predictions(cell.now, from_label_map(label_map(1, 2, 3)), "model-1")
+    for phase in (Phase.CLOSED, Phase.LIFTED):
+        cell.show(0.2, arm=90)
+        stamps[phase] = cell.now
+        cell.say(phase)
+    cell.items = (2, 3)
+    stamps[Phase.AFTER] = cell.now
+    cell.say(Phase.AFTER)
+    cell.show(0.3)
+    cell.now += SECOND // 10
+    cell.attempts.frame(replace(picture(2, 3, seed=77), stamp=cell.now), calibration)
+    cell.attempts.predictions(cell.now, from_label_map(label_map(2, 3)), "model-2")
+    cell.show(0.8)
+    (found,) = cell.finished()
+    assert found.grasp.stamps == stamps
+    assert (found.before.model_version, found.after.model_version) == ("model-1", "model-2")
+    assert (found.before.calibration, found.after.calibration) == (None, calibration)
+
+
+def test_an_id_that_is_used_again_begins_without_an_old_reason():
+    cell = Cell()
+    cell.show(1.0)
+    cell.say(Phase.BEFORE)
+    cell.say(Phase.ABORTED)
+    assert cell.attempts.reasons == {"g": "aborted"}
+    cell.say(Phase.BEFORE)
+    assert cell.attempts.reasons == {}
+
+
 def test_frames_with_predictions_are_preferred_and_may_be_late_or_early():
     cell = Cell()
     cell.show(0.8)
@@ -282,6 +392,7 @@ def test_a_gripper_alone_is_enough():
     cell.show(1.5)
     (found,) = cell.finished()
     assert found.grasp.outcome == Outcome.UNKNOWN
+    assert list(found.grasp.stamps) == [Phase.CLOSED]
     assert np.abs(found.before.frame.image.astype(int) - picture(1, 2, 3).image).max() < 40
     assert np.abs(found.after.frame.image.astype(int) - picture(2, 3).image).max() < 40
 

@@ -9,9 +9,11 @@ import picking
 import pytest
 from grasping import picture
 
+from rise_perception.data.bag_messages import camera_info_message
 from rise_perception.data.images import write_image
 from rise_perception.errors import BagError, DataError
-from rise_perception.interaction.episode import Episode, Outcome
+from rise_perception.frame import CameraIntrinsics
+from rise_perception.interaction.episode import Calibration, Episode, Outcome, Phase
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.recordings import BagGrasps, PictureGrasps, Predictor
 from rise_perception.runtime.segmenter import Segmenter
@@ -35,6 +37,12 @@ def test_every_grasp_of_a_bag_becomes_an_episode(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.before.frame.image, true.before.frame.image)
         np.testing.assert_array_equal(episode.after.frame.image, true.after.frame.image)
         assert episode.before.instances is None
+        stamp = true.before.frame.stamp
+        assert episode.grasp.stamps == {
+            Phase.BEFORE: stamp + 9 * picking.FRAME,
+            Phase.CLOSED: stamp + 9 * picking.FRAME,
+            Phase.AFTER: stamp + 10 * picking.FRAME,
+        }
         assert len(learn_from(episode).masks) == 1
     assert len(episodes) == 4
     (session,) = {episode.session for episode in episodes}
@@ -61,6 +69,14 @@ def test_a_model_predicts_where_nobody_has(tmp_path: Path, tiny_model: Path) -> 
         np.testing.assert_array_equal(side.instances.label_map, expected.label_map)
     assert complete.model_version == segmenter.version
     assert complete.grasp.target_id == -1  # 5 is the id of another model's instance
+
+
+def test_the_calibration_of_a_recording_is_kept(tmp_path: Path) -> None:
+    camera = CameraIntrinsics(96, 64, 90.0, 91.0, 48.0, 32.0)
+    (episode,), _ = all_of(BagGrasps(picking.write_bag(tmp_path / "bag", range(1), camera=camera)))
+    expected = Calibration.of(camera_info_message(camera, 0, "cam"))
+    for side in (episode.before, episode.after):
+        assert (side.frame.camera, side.calibration) == (camera, expected)
 
 
 def test_what_gives_no_episode_is_told(tmp_path: Path) -> None:

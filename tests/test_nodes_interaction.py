@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,23 +13,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
 from grasping import label_map, picture
 from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rise_msgs.msg import GraspEvent, InstanceArray
 from rise_msgs.srv import CaptureGraspFrame
-from ros_graph import RELIABLE, Graph, header_of, status_text
-from sensor_msgs.msg import Image
+from ros_graph import LENS, RELIABLE, Graph, header_of, status_text
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float32
 
 from rise_perception import resources
 from rise_perception.benchmarks.interaction_trials import from_label_map, overlap
 from rise_perception.data import ros_images
-from rise_perception.interaction.episode import Outcome
-from rise_perception.interaction.lesson import Verdict
+from rise_perception.interaction.episode import Calibration, Episode, Outcome, Phase
+from rise_perception.interaction.lesson import Lesson, Verdict
+from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import EpisodeStore
+from rise_perception.nodes import interaction_node
 from rise_perception.nodes.messages import instance_array
 
 pytestmark = pytest.mark.slow
@@ -39,6 +45,8 @@ FAST = {"window": 0.4, "timeout": 2.0, "approach": 2.0}
 class Cell:
     """A camera, a segmentation node's topic, a picking application and a gripper."""
 
+    gripper_type: type = Float32
+
     def __init__(self, folder: Path, **parameters: object) -> None:
         self.graph = Graph(folder)
         self.store = folder / "episodes"
@@ -46,8 +54,6 @@ class Cell:
             "store": str(self.store),
             "min_free_mb": 0,
             "gripper_topic": "/gripper",
-            "robot_mask_topic": "/robot_mask",
-            "qos_overrides./robot_mask.subscription.reliability": "reliable",
             **FAST,
             **RELIABLE,
             **parameters,
@@ -57,7 +63,7 @@ class Cell:
         node = self.graph.node
         self._events = node.create_publisher(GraspEvent, "/grasp_events", reliable)
         self._instances = node.create_publisher(InstanceArray, "/segmentation_node/instances", reliable)
-        self._gripper = node.create_publisher(Float32, "/gripper", reliable)
+        self._gripper = node.create_publisher(self.gripper_type, "/gripper", reliable)
         self.masks = node.create_publisher(Image, "/robot_mask", reliable)
         self.now, self.items, self.number = 1000 * SECOND, (1, 2, 3), 0
         self.wait_for_node()
@@ -67,7 +73,7 @@ class Cell:
 
     def wait_for_node(self) -> None:
         self.graph.wait_for_camera_subscriber()
-        publishers = (self._events, self._instances, self._gripper, self.masks)
+        publishers = (self._events, self._instances, self._gripper)
         self.graph.wait(lambda: all(p.get_subscription_count() for p in publishers), "the subscriptions")
         # A killed node's subscriptions linger for a while; that it counts frames says that it is connected.
         seen, end = len(self.graph.diagnostics), time.monotonic() + 60
@@ -100,6 +106,19 @@ class Cell:
         self._events.publish(event)
         self.graph.spin(0.2)
 
+    def capture(self, phase: int, grasp_id: str, arm_for: int = 0, **fields: object):
+        """Calls the service; an arm moves for ``arm_for`` fifths of a second, then the scene rests."""
+        client = self.graph.node.create_client(CaptureGraspFrame, f"{NODE}/capture")
+        self.graph.wait(client.service_is_ready, "the service")
+        future = client.call_async(CaptureGraspFrame.Request(grasp_id=grasp_id, phase=phase, **fields))
+        end, steps = time.monotonic() + 30, 0
+        while not future.done() and time.monotonic() < end:
+            self.show(0.2, arm=steps < arm_for)
+            steps += 1
+        assert future.done()
+        self.graph.node.destroy_client(client)
+        return future.result()
+
     def grip(self, reading: float) -> None:
         self._gripper.publish(Float32(data=reading))
         self.graph.spin(0.2)
@@ -129,7 +148,11 @@ class Cell:
 
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory) -> Iterator[Cell]:
-    cell = Cell(tmp_path_factory.mktemp("cell"))
+    mask = {
+        "robot_mask_topic": "/robot_mask",
+        "qos_overrides./robot_mask.subscription.reliability": "reliable",
+    }
+    cell = Cell(tmp_path_factory.mktemp("cell"), **mask)
     yield cell
     cell.graph.close()
 
@@ -146,6 +169,9 @@ def test_a_grasp_becomes_an_episode_with_everything(cell):
     assert frame.depth is not None
     assert frame.camera is not None
     assert frame.camera.fx == 200
+    assert episode.before.calibration == episode.after.calibration == Calibration.of(CameraInfo(**LENS))
+    assert (episode.before.model_version, episode.after.model_version) == ("model-1", "model-1")
+    assert set(episode.grasp.stamps) == {Phase.BEFORE, Phase.CLOSED, Phase.AFTER}
     assert frame.frame_id == "camera_color_optical_frame"
     assert set(episode.before.instances.labels.tolist()) == {1, 2, 3}
     assert set(episode.after.instances.labels.tolist()) == {2, 3}
@@ -177,23 +203,11 @@ def test_the_service_takes_both_sides(cell):
     cell.items = (1, 2, 3)
     cell.show(0.6)
 
-    def call(phase: int, grasp_id: str = "service", **fields: object):
-        client = cell.graph.node.create_client(CaptureGraspFrame, f"{NODE}/capture")
-        cell.graph.wait(client.service_is_ready, "the service")
-        request = CaptureGraspFrame.Request(grasp_id=grasp_id, phase=phase, **fields)
-        future = client.call_async(request)
-        end = time.monotonic() + 30
-        while not future.done() and time.monotonic() < end:
-            cell.show(0.2)
-        assert future.done()
-        cell.graph.node.destroy_client(client)
-        return future.result()
-
-    before = call(GraspEvent.BEFORE)
+    before = cell.capture(GraspEvent.BEFORE, "service")
     assert before.success, before.message
     assert before.stamp.sec >= 1000
     cell.items = (2, 3)
-    after = call(GraspEvent.AFTER)
+    after = cell.capture(GraspEvent.AFTER, "service")
     assert after.success, after.message
     assert "confirmed" in after.message
     entry, episode, _ = cell.entry("service")
@@ -208,12 +222,24 @@ def test_the_service_takes_both_sides(cell):
         (GraspEvent.BEFORE, "x", {"timeout_s": float("nan")}, "timeout_s"),
         (GraspEvent.BEFORE, "x", {"timeout_s": -1.0}, "timeout_s"),
     ):
-        answer = call(phase, grasp_id, **fields)
+        answer = cell.capture(phase, grasp_id, **fields)
         assert not answer.success
         assert says in answer.message
 
 
-def test_a_gripper_alone_makes_an_episode(cell):
+def test_a_call_that_is_made_again_gets_an_answer_of_its_own(cell):
+    cell.items = (1, 2, 3)
+    cell.show(0.6, arm=True)
+    answer = cell.capture(GraspEvent.BEFORE, "again", arm_for=100, timeout_s=0.5)
+    assert (answer.success, answer.message) == (False, "no settled frame in time")
+    answer = cell.capture(GraspEvent.BEFORE, "again", arm_for=5)
+    assert answer.success, answer.message
+    cell.items = (2, 3)
+    answer = cell.capture(GraspEvent.AFTER, "again")
+    assert answer.success, answer.message
+
+
+def grip_and_release(cell: Cell) -> None:
     cell.items = (1, 2, 3)
     cell.show(0.3)
     cell.grip(0.9)
@@ -224,25 +250,61 @@ def test_a_gripper_alone_makes_an_episode(cell):
     cell.show(0.4, arm=True)
     cell.grip(0.9)
     cell.show(1.5)
+
+
+def test_a_gripper_alone_makes_an_episode(cell):
+    grip_and_release(cell)
     _, episode, lesson = cell.entry("gripper-")
     assert episode.grasp.outcome == Outcome.UNKNOWN
     assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
 
 
-def test_robot_masks_are_kept(cell):
+class JointCell(Cell):
+    """Its gripper is a joint among others, and speaks of it with stamps."""
+
+    gripper_type = JointState
+
+    def grip(self, reading: float) -> None:
+        header = header_of(self.now)
+        for names, positions in (
+            (["elbow"], [0.1]),  # another part of the robot
+            (["elbow", "finger"], [0.1]),  # no reading
+            (["elbow", "finger"], [0.1, reading]),
+        ):
+            self._gripper.publish(JointState(header=header, name=names, position=positions))
+        self.graph.spin(0.2)
+
+
+def test_a_joint_of_the_gripper_makes_an_episode(tmp_path):
+    cell = JointCell(tmp_path, gripper_joint="finger")
+    try:
+        grip_and_release(cell)
+        _, episode, lesson = cell.entry("gripper-")
+        assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
+        closed = int(episode.grasp.grasp_id.split("-")[1])
+        assert episode.grasp.stamps == {Phase.CLOSED: closed}
+        assert closed % (SECOND // 10) == 0  # the stamp of the reading
+        assert episode.before.frame.stamp < closed < episode.grasp.stamp < episode.after.frame.stamp
+        assert EpisodeStore(cell.store).entries()[1:] == []
+    finally:
+        cell.graph.close()
+
+
+@pytest.mark.parametrize("late", [-1, 3])
+def test_robot_masks_are_kept_also_when_they_come_after_their_frames(cell, late):
     cell.items = (1, 2, 3)
     robot = np.zeros((120, 160), np.uint8)
     robot[:20, 140:] = 255
     for part in range(2):
-        for _ in range(10):
-            message = ros_images.fill(Image(header=header_of(cell.now + SECOND // 10)), robot, "mono8")
-            cell.masks.publish(message)
+        for _ in range(14):
+            header = header_of(cell.now - late * SECOND // 10)
+            cell.masks.publish(ros_images.fill(Image(header=header), robot, "mono8"))
             cell.show(0.1)
         if part == 0:
-            cell.say(GraspEvent.BEFORE, "masked")
+            cell.say(GraspEvent.BEFORE, f"masked {late}")
             cell.items = (2, 3)
-            cell.say(GraspEvent.AFTER, "masked", outcome=GraspEvent.SUCCESS)
-    _, episode, lesson = cell.entry("masked")
+            cell.say(GraspEvent.AFTER, f"masked {late}", outcome=GraspEvent.SUCCESS)
+    _, episode, lesson = cell.entry(f"masked {late}")
     np.testing.assert_array_equal(episode.after.robot, robot > 0)
     assert not lesson.known[robot > 0].any()
 
@@ -305,6 +367,76 @@ def test_killed_while_it_writes_it_comes_back_with_whole_episodes(tmp_path):
         assert EpisodeStore(cell.store).damaged() == []
         assert not list(cell.store.glob(".incoming*"))
     finally:
+        cell.graph.close()
+
+
+class Host:
+    """The node in a thread of this process."""
+
+    def __init__(self, domain: int, parameters: dict[str, object]) -> None:
+        given = [word for k, v in parameters.items() for word in ("-p", f"{k}:={json.dumps(v)}")]
+        rclpy.init(args=["--ros-args", *given], domain_id=domain)
+        self._node = interaction_node.InteractionNode()
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+
+    def log_tail(self) -> str:
+        return "in this process"
+
+    def stop(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self._node.destroy_node()
+        rclpy.shutdown()
+
+
+class HostedCell(Cell):
+    def start(self):
+        return Host(self.graph.domain, self.parameters)
+
+
+def test_a_call_is_answered_when_the_analysis_does_not_keep_up(tmp_path, monkeypatch):
+    analyse = threading.Event()
+
+    def slow(episode: Episode) -> Lesson:
+        assert analyse.wait(100)
+        return learn_from(episode)
+
+    monkeypatch.setattr(interaction_node, "learn_from", slow)
+    monkeypatch.setattr(interaction_node, "WAITING_EPISODES", 1)
+    cell = HostedCell(tmp_path)
+    try:
+        for name in ("in work", "next"):
+            cell.grasp(name)
+        cell.items = (1, 2, 3)
+        cell.show(0.6)
+        assert cell.capture(GraspEvent.BEFORE, "one too many").success
+        cell.items = (2, 3)
+        answer = cell.capture(GraspEvent.AFTER, "one too many")
+        assert (answer.success, answer.message) == (
+            False,
+            "an episode was dropped: the analysis does not keep up",
+        )
+        analyse.set()
+        cell.entry("next")
+    finally:
+        analyse.set()
+        cell.process.stop()
+        cell.graph.close()
+
+
+def test_nothing_is_analysed_while_the_disk_is_full(tmp_path, monkeypatch):
+    analysed: list[Episode] = []
+    monkeypatch.setattr(interaction_node, "learn_from", analysed.append)
+    cell = HostedCell(tmp_path, min_free_mb=1 << 24)
+    try:
+        cell.grasp("no room")
+        cell.graph.wait_for_diagnostics("not capturing")
+        assert analysed == []
+    finally:
+        cell.process.stop()
         cell.graph.close()
 
 

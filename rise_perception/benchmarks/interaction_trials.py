@@ -105,7 +105,9 @@ def make_trial(
     hit[0] = 0  # a robot aims at what it was told of, or at nothing it knows
     target_id = int(hit.argmax()) if hit.any() else -1
     grasp = Grasp(name, target_id, outcome, second.stamp)
-    episode = Episode(Observation(first, instances), Observation(second), grasp, "truth with mistakes")
+    episode = Episode(
+        Observation(first, instances, model_version="truth with mistakes"), Observation(second), grasp
+    )
     expected = expected_verdicts(outcome, before, after, target, instances)
     elsewhere = (before != after) & (cv2.dilate(aimed.astype(np.uint8), np.ones((5, 5), np.uint8)) == 0)
     clean = outcome == Outcome.SUCCESS and bool(elsewhere.sum() < CLEAN * aimed.sum())

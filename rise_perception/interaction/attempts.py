@@ -10,7 +10,7 @@ import numpy as np
 from rise_perception.errors import DataError
 from rise_perception.frame import Frame
 from rise_perception.instances import Instances
-from rise_perception.interaction.episode import Episode, Grasp, Outcome, Phase
+from rise_perception.interaction.episode import Calibration, Episode, Grasp, Outcome, Phase
 from rise_perception.interaction.frames import FrameBuffer, Sample, choose_pair
 
 #: Grasps that may be under way at a time; the oldest is given up for a new one.
@@ -38,6 +38,7 @@ class CaptureSettings:
         expiry: after which a grasp without an end is given up.
         history: how long frames are kept.
         period: between frames without predictions that are kept longer than a second.
+        masks: not a time: whether masks of the robot come, and are waited for as predictions are.
     """
 
     window: float = 1.0
@@ -46,6 +47,7 @@ class CaptureSettings:
     expiry: float = 120.0
     history: float = 6.0
     period: float = 0.1
+    masks: bool = False
 
 
 @dataclass
@@ -102,6 +104,7 @@ class Attempts:
             target_id=target_id if target_id >= 0 else attempt.grasp.target_id,
             outcome=grasp.outcome if grasp.outcome != Outcome.UNKNOWN else attempt.grasp.outcome,
             stamp=stamp,
+            stamps=attempt.grasp.stamps | grasp.stamps,
         )
         if kind == Phase.ABORTED:
             self.discard(grasp_id, "aborted")
@@ -115,7 +118,7 @@ class Attempts:
 
     def gripper_closed(self, grasp_id: str, stamp: int) -> None:
         """The gripper closed, which is all that is known: the free scene came before the approach."""
-        grasp = self._check(grasp_id, Phase.BEFORE, -1, Outcome.UNKNOWN, stamp)
+        grasp = self._check(grasp_id, Phase.CLOSED, -1, Outcome.UNKNOWN, stamp)
         self._touch(stamp, grasp_id)
         self._begin(grasp, self.settings.approach)
 
@@ -126,7 +129,7 @@ class Attempts:
             attempt.grasp = replace(attempt.grasp, stamp=stamp)
             self._end(attempt, stamp)
 
-    def frame(self, frame: Frame, robot: np.ndarray | None = None) -> None:
+    def frame(self, frame: Frame, calibration: Calibration | None = None) -> None:
         """Take a camera frame."""
         newest = self.buffer.newest
         for grasp_id in self.under_way:
@@ -135,7 +138,7 @@ class Attempts:
                 self.discard(grasp_id, "the clock jumped back")
             elif attempt.after_from is not None and attempt.deadline < frame.stamp:
                 self._look(grasp_id, attempt, attempt.deadline)  # a late frame makes the buffer forget
-        self.buffer.add(frame, robot)
+        self.buffer.add(frame, calibration)
         if frame.stamp in self._early:
             self.buffer.attach(frame.stamp, *self._early.pop(frame.stamp))
         for grasp_id in self.under_way:
@@ -151,6 +154,10 @@ class Attempts:
             self._early[stamp] = instances, model_version
             while len(self._early) > MOST_EARLY:
                 self._early.popitem(last=False)
+
+    def robot_mask(self, stamp: int, robot: np.ndarray) -> None:
+        """Take a mask, (H, W) bool, of the robot in the frames around this stamp, also of those to come."""
+        self.buffer.mask(stamp, robot)
 
     def finish(self) -> None:
         """No more frames will come: end the grasps that can be ended, and give the others up."""
@@ -203,7 +210,7 @@ class Attempts:
                 f"the stamp of grasp {grasp_id!r} is {(stamp - newest) / 1e9:.1f} s away from the newest "
                 "frame; camera and picking application have to use one clock"
             )
-        return Grasp(grasp_id, target_id, Outcome(outcome), stamp)
+        return Grasp(grasp_id, target_id, Outcome(outcome), stamp, {Phase(phase): stamp})
 
     def _begin(self, grasp: Grasp, window: float) -> str:
         if grasp.grasp_id in self._attempts:
@@ -214,6 +221,7 @@ class Attempts:
         settled = [sample for sample in candidates if sample.settled or sample.still_after is None]
         kept = sorted(settled, key=lambda s: s.sharpness)[-MOST_CANDIDATES:] or candidates[-MOST_CANDIDATES:]
         self._attempts[grasp.grasp_id] = _Attempt(grasp, grasp.stamp, kept)
+        self.reasons.pop(grasp.grasp_id, None)  # of an earlier try
         return f"grasp {grasp.grasp_id!r} began with {len(kept)} frames to choose from"
 
     def _touch(self, stamp: int, grasp_id: str) -> None:
@@ -242,12 +250,12 @@ class Attempts:
             return
         first, second = found
         missing = first.instances is None or second.instances is None
+        if self.settings.masks:
+            missing |= max(first.stamp, second.stamp) > self.buffer.masked_until
         if missing and now < min(attempt.deadline, attempt.after_from + 2 * window):
-            return  # the segmentation node may still be at work on a frame
+            return  # whoever predicts, or masks the robot, may still be at work on a frame
         del self._attempts[grasp_id]
-        self._finished.append(
-            Episode(first.observation(), second.observation(), attempt.grasp, first.model_version)
-        )
+        self._finished.append(Episode(first.observation(), second.observation(), attempt.grasp))
 
 
 class Gripper:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -42,12 +43,49 @@ class Grasp:
         target_id: persistent id of the instance that was aimed at, -1 = unknown.
         outcome: as the robot reports it.
         stamp: nanoseconds, of the event that ended it.
+        stamps: nanoseconds of the phases that were announced.
     """
 
     grasp_id: str
     target_id: int = -1
     outcome: Outcome = Outcome.UNKNOWN
     stamp: int = 0
+    stamps: dict[Phase, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a CameraInfo says beside the intrinsics K, which belong to the frame.
+
+    Attributes:
+        distortion_model: as ROS names it, for example ``plumb_bob``.
+        distortion: its coefficients D.
+        rectification: the 3x3 matrix R, row by row.
+        projection: the 3x4 matrix P, row by row.
+
+    Raises:
+        DataError: a matrix has another size, or something is no finite number.
+    """
+
+    distortion_model: str
+    distortion: tuple[float, ...]
+    rectification: tuple[float, ...]
+    projection: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = len(self.rectification), len(self.projection)
+        values = (*self.distortion, *self.rectification, *self.projection)
+        if sizes != (9, 12) or not np.isfinite(values).all():
+            raise DataError(
+                f"a calibration has an R of {sizes[0]} and a P of {sizes[1]} numbers, or one that is not "
+                "finite; expected 9 and 12, as in a CameraInfo"
+            )
+
+    @classmethod
+    def of(cls, info: Any) -> Calibration:
+        """That of a sensor_msgs/CameraInfo, out of a node or out of a bag."""
+        numbers = (tuple(map(float, matrix)) for matrix in (info.d, info.r, info.p))
+        return cls(str(info.distortion_model), *numbers)
 
 
 @dataclass(frozen=True)
@@ -58,11 +96,15 @@ class Observation:
         frame: the frame that was taken.
         instances: what the segmentation node found in it; None if nothing came.
         robot: (H, W) bool, pixels that show the robot; None where that is not known.
+        model_version: of the model that found the instances; empty without instances.
+        calibration: of the camera, beside ``frame.camera``; None where that is not known.
     """
 
     frame: Frame
     instances: Instances | None = None
     robot: np.ndarray | None = None
+    model_version: str = ""
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         size = self.frame.image.shape[:2]
@@ -83,7 +125,6 @@ class Episode:
     Attributes:
         before, after: the scene without and with what the grasp did to it.
         grasp: what the robot says.
-        model_version: of the model that made the predictions; empty without predictions.
         session: letters and digits that the episodes of one recording share, apart from all others; empty
             for a camera that runs on, whose episodes only time tells apart.
     """
@@ -91,7 +132,6 @@ class Episode:
     before: Observation
     after: Observation
     grasp: Grasp
-    model_version: str = ""
     session: str = ""
 
     def __post_init__(self) -> None:
@@ -108,3 +148,8 @@ class Episode:
             raise DataError(
                 f"the frame after ({second.stamp} ns) is older than the frame before ({first.stamp} ns)"
             )
+
+    @property
+    def model_version(self) -> str:
+        """Of the model that predicted what was to be grasped: of the frame before."""
+        return self.before.model_version

@@ -6,6 +6,7 @@ and a picture can be looked at where it lies.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -22,7 +23,7 @@ from rise_perception.data.images import encode_image
 from rise_perception.errors import DataError, RiseError
 from rise_perception.frame import CameraIntrinsics, Frame
 from rise_perception.instances import Instances
-from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome
+from rise_perception.interaction.episode import Calibration, Episode, Grasp, Observation, Outcome, Phase
 from rise_perception.interaction.lesson import Cause, Lesson, Verdict
 
 EPISODE, LESSON = "episode.json", "lesson.json"
@@ -53,13 +54,13 @@ def write_episode(folder: Path, episode: Episode) -> str:
     grasp = episode.grasp
     record = {
         "format": FORMAT,
-        "model_version": episode.model_version,
         "session": episode.session,
         "grasp": {
             "grasp_id": grasp.grasp_id,
             "target_id": grasp.target_id,
             "outcome": int(grasp.outcome),
             "stamp": grasp.stamp,
+            "stamps": {phase.name: stamp for phase, stamp in grasp.stamps.items()},
         },
         **sides,
         "files": files,
@@ -80,6 +81,8 @@ def read_episode(folder: Path) -> Episode:
         if record["format"] != FORMAT:
             raise DataError(f"format {record['format']!r} is not {FORMAT}; written by a newer version?")
         digests = {str(name): str(digest) for name, digest in record["files"].items()}
+        # Stores are older than sessions, stamps of phases, calibrations, and versions of both sides.
+        record["before"].setdefault("model_version", record.get("model_version", ""))
         sides = [_decode_side(folder, name, record[name], digests) for name in SIDES]
         grasp = record["grasp"]
         return Episode(
@@ -90,9 +93,9 @@ def read_episode(folder: Path) -> Episode:
                 int(grasp["target_id"]),
                 Outcome(int(grasp["outcome"])),
                 int(grasp["stamp"]),
+                {Phase[name]: int(stamp) for name, stamp in grasp.get("stamps", {}).items()},
             ),
-            str(record["model_version"]),
-            str(record.get("session", "")),  # stores are older than sessions
+            str(record.get("session", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RiseError, cv2.error) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -168,6 +171,8 @@ def _encode_side(name: str, side: Observation) -> tuple[dict[str, bytes], dict[s
         "camera": None
         if camera is None
         else {"fx": camera.fx, "fy": camera.fy, "cx": camera.cx, "cy": camera.cy},
+        "calibration": None if side.calibration is None else dataclasses.asdict(side.calibration),
+        "model_version": side.model_version,
         "depth_scale": None,
         "instances": None,
         "robot": None if side.robot is None else _encode_mask(side.robot),
@@ -225,7 +230,15 @@ def _decode_side(folder: Path, name: str, record: dict[str, Any], digests: dict[
     )
     frame = Frame(image, depth, camera, int(record["stamp"]), str(record["frame_id"]))
     robot = None if record["robot"] is None else _decode_mask(record["robot"], size)
-    return Observation(frame, instances, robot)
+    version = str(record.get("model_version", ""))
+    return Observation(frame, instances, robot, version, _calibration(record.get("calibration")))
+
+
+def _calibration(record: dict[str, Any] | None) -> Calibration | None:
+    if record is None:
+        return None
+    numbers = (tuple(map(float, record[name])) for name in ("distortion", "rectification", "projection"))
+    return Calibration(str(record["distortion_model"]), *numbers)
 
 
 def _instances(found: dict[str, Any], label_map: np.ndarray, embeddings: np.ndarray) -> Instances:

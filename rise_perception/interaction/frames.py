@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from rise_perception.frame import Frame
 from rise_perception.instances import Instances
-from rise_perception.interaction.episode import Observation
+from rise_perception.interaction.episode import Calibration, Observation
 
 #: Width of the small pictures that motion is seen in; a grasp moves things much larger than their pixels.
 SMALL = 96
@@ -22,6 +23,8 @@ STILL_SHARE = 0.004
 RIM_SHARE, RIM_WIDTH = 0.03, 0.08
 #: Nanoseconds for which every frame is kept.
 RECENT = 1_000_000_000
+#: Nanoseconds between a frame and a robot mask that may be taken for it; masks that are kept.
+MASK_TOLERANCE, MOST_MASKS = 100_000_000, 20
 
 
 @dataclass
@@ -30,29 +33,40 @@ class Sample:
 
     Attributes:
         frame: as it came.
-        robot: (H, W) bool or None.
         small: (h, SMALL) float32, brightness.
-        hidden: (h, SMALL) bool, where the robot is.
         sharpness: higher is sharper, for frames of one scene.
+        calibration: of the camera, where it is known.
+        robot: (H, W) bool, the mask that is nearest in time; None while there is none.
+        hidden: (h, SMALL) bool, where the robot is.
         moving: share of the small pixels that changed since the frame before; 1 for the first one.
         still_after: what the next frame found; None until it has come.
         instances, model_version: predictions, when they have come.
     """
 
     frame: Frame
-    robot: np.ndarray | None
     small: np.ndarray
-    hidden: np.ndarray
     sharpness: float
+    calibration: Calibration | None = None
+    robot: np.ndarray | None = None
+    hidden: np.ndarray = field(init=False)
     moving: float = 1.0
     still_after: bool | None = None
     instances: Instances | None = None
     model_version: str = ""
 
+    def __post_init__(self) -> None:
+        self.hidden = np.zeros(self.small.shape, bool)
+
     @property
     def stamp(self) -> int:
         """Nanoseconds."""
         return self.frame.stamp
+
+    def hide(self, robot: np.ndarray) -> None:
+        """Leave the robot, (H, W) bool, out of every comparison."""
+        self.robot = robot
+        size = self.small.shape[::-1]
+        self.hidden = cv2.resize(robot.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
 
     @property
     def settled(self) -> bool:
@@ -61,7 +75,7 @@ class Sample:
 
     def observation(self) -> Observation:
         """The frame with all that is known about it."""
-        return Observation(self.frame, self.instances, self.robot)
+        return Observation(self.frame, self.instances, self.robot, self.model_version, self.calibration)
 
 
 class FrameBuffer:
@@ -70,26 +84,31 @@ class FrameBuffer:
     Those of the last ``RECENT`` are all kept, because predictions come late and for some frames only; of the
     older ones, those with predictions and otherwise one each ``period`` seconds. A stamp that jumps back
     (a recording that loops) empties the buffer.
+
+    Attributes:
+        masked_until: stamp of the newest robot mask; no frame up to there gets one that fits better.
     """
 
     def __init__(self, seconds: float, period: float) -> None:
         self._span, self._period = int(seconds * 1e9), int(period * 1e9)
         self._old: deque[Sample] = deque()
         self._recent: deque[Sample] = deque()
+        self._masks: deque[tuple[int, np.ndarray]] = deque(maxlen=MOST_MASKS)
+        self.masked_until = 0
 
     def __len__(self) -> int:
         return len(self._old) + len(self._recent)
 
-    def add(self, frame: Frame, robot: np.ndarray | None = None) -> Sample:
+    def add(self, frame: Frame, calibration: Calibration | None = None) -> Sample:
         """Take a frame, measure it, and forget what is too old."""
         last = self._recent[-1] if self._recent else None
         if last is not None and frame.stamp < last.stamp:
             self.clear()
             last = None
-        sample = measure(frame, robot)
-        if last is not None and last.small.shape == sample.small.shape:
-            sample.moving = changed(last, sample)
-            last.still_after = sample.moving < STILL_SHARE
+        sample = measure(frame, calibration)
+        self._hide(sample)
+        if last is not None:
+            _compare(last, sample)
         self._recent.append(sample)
         while self._recent[0].stamp < frame.stamp - RECENT:
             aging = self._recent.popleft()
@@ -113,6 +132,24 @@ class FrameBuffer:
                 return True
         return False
 
+    def mask(self, stamp: int, robot: np.ndarray) -> None:
+        """Take a robot mask, (H, W) bool; masks may come before their frames, or after."""
+        self._masks.append((stamp, robot))
+        self.masked_until = max(self.masked_until, stamp)
+        for sample in self._recent:
+            if abs(sample.stamp - stamp) <= MASK_TOLERANCE:
+                self._hide(sample)
+        for first, second in itertools.pairwise(self._recent):
+            if min(abs(first.stamp - stamp), abs(second.stamp - stamp)) <= MASK_TOLERANCE:
+                _compare(first, second)
+
+    def _hide(self, sample: Sample) -> None:
+        size = sample.frame.image.shape[:2]
+        near = [(abs(stamp - sample.stamp), mask) for stamp, mask in self._masks if mask.shape == size]
+        off, mask = min(near, key=lambda pair: pair[0], default=(0, None))
+        if mask is not None and mask is not sample.robot and off <= MASK_TOLERANCE:
+            sample.hide(mask)
+
     def between(self, first: int, last: int) -> list[Sample]:
         """Frames with stamps ``first`` to ``last``, oldest first."""
         return [s for s in [*self._old, *self._recent] if first <= s.stamp <= last]
@@ -126,21 +163,27 @@ class FrameBuffer:
         """Forget all frames."""
         self._old.clear()
         self._recent.clear()
+        self._masks.clear()
+        self.masked_until = 0
 
 
-def measure(frame: Frame, robot: np.ndarray | None = None) -> Sample:
+def measure(frame: Frame, calibration: Calibration | None = None) -> Sample:
     """A sample of a frame, with its sharpness."""
     grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
     height = max(1, round(grey.shape[0] * SMALL / grey.shape[1]))
     small = cv2.resize(grey, (SMALL, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     small = np.asarray(cv2.GaussianBlur(small, (0, 0), 1.5))  # a blurred frame shows the same scene
-    hidden = np.zeros(small.shape, bool)
-    if robot is not None:
-        hidden = cv2.resize(robot.astype(np.float32), (SMALL, height), interpolation=cv2.INTER_AREA) > 0
     detail = cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1.0), cv2.CV_32F)
     # Relative to the contrast of the scene, so that a brighter exposure is not taken for a sharper one.
     sharpness = float(detail.var() / (np.float32(grey.std()) ** 2 + 1))
-    return Sample(frame, robot, small, hidden, sharpness)
+    return Sample(frame, small, sharpness, calibration)
+
+
+def _compare(first: Sample, second: Sample) -> None:
+    """Find out whether anything moved from one frame to the next."""
+    if first.small.shape == second.small.shape:
+        second.moving = changed(first, second)
+        first.still_after = second.moving < STILL_SHARE
 
 
 def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -174,7 +217,8 @@ def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Samp
     """The sharpest settled frames of both sides without an arm in one of them, or why there are none.
 
     On each side the newest such frame says what the scene looked like, and a sharper one counts if it looks
-    the same. Frames with predictions go before those without: a label is worth most where there was one.
+    the same. Frames with predictions go before those without: a label is worth most where there was one. So
+    do frames with a robot mask, and before all others.
     """
     for side, samples in (("before", before), ("after", after)):
         if not samples:
@@ -194,7 +238,7 @@ def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Samp
 
 
 def _best_like_newest(samples: list[Sample]) -> Sample:
-    """With predictions if possible, then sharpest, of those that show what the newest one shows."""
+    """With mask and predictions if possible, then sharpest, of those that show what the newest shows."""
     newest = max(samples, key=lambda s: s.stamp)
     same = [s for s in samples if s is newest or changed(s, newest) < STILL_SHARE]
-    return max(same, key=lambda s: (s.instances is not None, s.sharpness))
+    return max(same, key=lambda s: (s.robot is not None, s.instances is not None, s.sharpness))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rise_perception.data.bag_recovery import storage_files
-from rise_perception.data.bags import DEPTH_TOPIC, NO_TOPIC, BagReader
+from rise_perception.data.bags import DEPTH_TOPIC, INFO_TOPIC, NO_TOPIC, BagReader
 from rise_perception.data.images import SUFFIXES
 from rise_perception.data.ros_instances import to_instances
 from rise_perception.data.source import FrameSource
@@ -19,7 +19,7 @@ from rise_perception.errors import BagError, DataError, RiseError
 from rise_perception.frame import Frame
 from rise_perception.instances import Instances
 from rise_perception.interaction.attempts import Attempts, CaptureSettings
-from rise_perception.interaction.episode import Episode, Grasp, Observation
+from rise_perception.interaction.episode import Calibration, Episode, Grasp, Observation
 from rise_perception.interaction.files import EPISODE
 from rise_perception.runtime.segmenter import Segmenter
 
@@ -72,7 +72,10 @@ class PictureGrasps:
 
 
 class BagGrasps:
-    """The grasps of a bag: what the interaction node would have made of its topics, and the same code.
+    """The grasps of a bag: what the interaction node makes of frames, events and predictions, the same code.
+
+    Robot masks and gripper readings are not read from a bag: events announce the grasps, and an arm shows by
+    its motion.
 
     Attributes:
         count: colour images.
@@ -114,6 +117,7 @@ class BagGrasps:
         attempts = Attempts(CaptureSettings())
         session = ""
         with BagReader(self.path) as bag, BagReader(self.path) as beside:
+            calibration = self._calibration(beside)
             events = iter(sorted(self._said(bag), key=lambda pair: pair[0]))
             event = next(events, None)
             predictions = self._predicted(beside)
@@ -125,7 +129,7 @@ class BagGrasps:
                     while event is not None and event[0] < frame.stamp:
                         self._announce(attempts, *event)
                         event = next(events, None)
-                    attempts.frame(frame)
+                    attempts.frame(frame, calibration if frame.camera else None)
                     while found is not None and found[0] <= frame.stamp:
                         attempts.predictions(*found)
                         found = next(predictions, None)
@@ -140,6 +144,16 @@ class BagGrasps:
         self.left_out += [f"{n} grasps: {why}" for why, n in sorted(attempts.discarded.items())]
         if problem is not None:
             raise problem
+
+    def _calibration(self, bag: BagReader) -> Calibration | None:
+        """That of the camera, which one recording does not change."""
+        topic = self._camera[2] or INFO_TOPIC
+        try:
+            found = next(bag.messages(topic), None) if topic in bag.topics else None
+            return None if found is None else Calibration.of(found[1])
+        except RiseError as error:
+            self.left_out.append(f"calibration ignored: {error}")
+            return None
 
     def _said(self, bag: BagReader) -> Iterator[tuple[int, Any]]:
         """Stamps and events; an event without a stamp has that of the recording."""
@@ -173,7 +187,7 @@ class Predictor:
 
     def __init__(self, segmenter: Segmenter) -> None:
         self._segmenter = segmenter
-        self._last: tuple[np.ndarray, Instances] | None = None
+        self._last: tuple[np.ndarray, Instances, str] | None = None
 
     def complete(self, episode: Episode) -> Episode:
         """The episode with predictions; one that has some stays as it is.
@@ -185,16 +199,16 @@ class Predictor:
         """
         if episode.before.instances is not None:
             return episode
-        before, after = (
-            replace(side, instances=self._of(side.frame)) for side in (episode.before, episode.after)
-        )
-        grasp, version = replace(episode.grasp, target_id=-1), self._segmenter.last_model
-        return replace(episode, before=before, after=after, grasp=grasp, model_version=version)
+        before, after = (self._predicted(side) for side in (episode.before, episode.after))
+        return replace(episode, before=before, after=after, grasp=replace(episode.grasp, target_id=-1))
 
-    def _of(self, frame: Frame) -> Instances:
-        if self._last is None or self._last[0] is not frame.image:
-            self._last = frame.image, self._segmenter(frame.image, frame.depth)
-        return self._last[1]
+    def _predicted(self, side: Observation) -> Observation:
+        image = side.frame.image
+        if self._last is None or self._last[0] is not image:
+            found = self._segmenter(image, side.frame.depth)
+            self._last = image, found, self._segmenter.last_model
+        _, instances, version = self._last
+        return replace(side, instances=instances, model_version=version)
 
 
 def is_bag(path: Path) -> bool:

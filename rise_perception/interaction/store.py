@@ -19,6 +19,7 @@ from rise_perception.errors import DataError, RiseError
 from rise_perception.interaction.episode import Episode
 from rise_perception.interaction.files import (
     EPISODE,
+    LESSON,
     read_episode,
     read_lesson,
     read_verdict,
@@ -92,6 +93,7 @@ class EpisodeStore:
         self.root = Path(root)
         self.max_bytes, self.min_free_bytes = max_bytes, min_free_bytes
         self._lock: int | None = None
+        self._known: dict[tuple[str, int, int], Entry] = {}
         if write:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -125,21 +127,18 @@ class EpisodeStore:
 
     def entries(self) -> list[Entry]:
         """What is in the store, oldest first. An episode whose lesson is damaged counts as rejected."""
-        found = []
+        found: dict[tuple[str, int, int], Entry] = {}
         for folder in self.root.iterdir():
             stamp, _, digest = folder.name.partition("-")
             if not (stamp.isdigit() and digest and (folder / EPISODE).is_file()):
                 continue
             try:
-                verdict = read_verdict(folder)
-            except DataError:
-                verdict = Verdict.REJECTED
-            try:
-                size = sum(file.stat().st_size for file in folder.iterdir())
+                key = _state(folder)
+                found[key] = self._known.get(key) or _entry(folder)
             except FileNotFoundError:  # a writer evicts it at this moment
                 continue
-            found.append(Entry(folder.name, folder, verdict, size))
-        return sorted(found, key=lambda entry: (entry.stamp, entry.id))
+        self._known = found
+        return sorted(found.values(), key=lambda entry: (entry.stamp, entry.id))
 
     def read(self, entry: Entry) -> tuple[Episode, Lesson]:
         """An episode with its lesson.
@@ -200,6 +199,7 @@ class EpisodeStore:
             StoreFullError: the disk is full, or all that is stored is more useful than this one.
         """
         self._must_write()
+        self.check_disk()
         temporary = self._hidden("incoming")
         try:
             digest = write_episode(temporary, episode)
@@ -210,6 +210,19 @@ class EpisodeStore:
             raise self._full(error) from None
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def check_disk(self) -> None:
+        """See that as much of the disk is free as has to stay free.
+
+        Raises:
+            StoreFullError: less is.
+        """
+        free = shutil.disk_usage(self.root).free
+        if free < self.min_free_bytes:
+            raise StoreFullError(
+                f"{self.root}: {free >> 20} MiB are free on this disk and {self.min_free_bytes >> 20} "
+                "have to stay free; make room, or lower min_free_bytes"
+            )
 
     def relabel(self, entry: Entry, lesson: Lesson) -> None:
         """Replace an episode's lesson, for example by that of a newer analysis."""
@@ -248,6 +261,7 @@ class EpisodeStore:
                 continue
             if self.holds(episode):
                 continue
+            self.check_disk()
             temporary = self._hidden("incoming")
             try:
                 for file in entry.folder.iterdir():
@@ -263,7 +277,7 @@ class EpisodeStore:
 
     def _keep(self, temporary: Path, name: str, verdict: Verdict) -> Entry:
         """Give a finished episode its name, after making room for it."""
-        size = sum(file.stat().st_size for file in temporary.iterdir())
+        size = _size(temporary)
         target = self.root / name
         if not target.exists():
             self._make_room(size, verdict)
@@ -275,12 +289,7 @@ class EpisodeStore:
     def _make_room(self, size: int, verdict: Verdict) -> None:
         entries = self.entries()
         total = sum(entry.size for entry in entries)
-        free = shutil.disk_usage(self.root).free
-        if free < self.min_free_bytes:
-            raise StoreFullError(
-                f"{self.root}: {free >> 20} MiB are free on this disk and {self.min_free_bytes >> 20} "
-                "have to stay free; make room, or lower min_free_bytes"
-            )
+        self.check_disk()  # what is being stored lies on it by now
         rank = USEFULNESS.index
         going = []
         for entry in sorted(entries, key=lambda e: (rank(e.verdict), e.stamp)):
@@ -320,3 +329,25 @@ class EpisodeStore:
         for kind in ("incoming", "trash"):
             for folder in self.root.glob(f"{UNFINISHED}{kind}-*"):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _state(folder: Path) -> tuple[str, int, int]:
+    """Another one when the episode has changed, of which only the lesson can be replaced."""
+    try:
+        lesson = (folder / LESSON).stat()
+    except FileNotFoundError:
+        return folder.name, 0, 0
+    return folder.name, lesson.st_ino, lesson.st_mtime_ns
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        verdict = read_verdict(folder)
+    except DataError:
+        verdict = Verdict.REJECTED
+    return Entry(folder.name, folder, verdict, _size(folder))
+
+
+def _size(folder: Path) -> int:
+    """Bytes of an episode."""
+    return sum(file.stat().st_size for file in folder.iterdir())

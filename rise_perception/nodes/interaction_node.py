@@ -13,15 +13,14 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, OrderedDict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from rise_msgs.msg import GraspEvent, InstanceArray
 from rise_msgs.srv import CaptureGraspFrame
@@ -33,7 +32,7 @@ from rise_perception.data.ros_instances import to_instances
 from rise_perception.errors import DataError, RiseError
 from rise_perception.frame import Frame, check_depth
 from rise_perception.interaction.attempts import Attempts, CaptureSettings, Gripper
-from rise_perception.interaction.episode import Episode, Phase
+from rise_perception.interaction.episode import Calibration, Episode, Phase
 from rise_perception.interaction.reconcile import learn_from
 from rise_perception.interaction.store import EpisodeStore, StoreFullError
 from rise_perception.nodes import interaction_parameters, qos
@@ -45,8 +44,8 @@ from rise_perception.runtime.pairing import Pair
 
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster
-MASK_TOLERANCE = 100_000_000  # nanoseconds between a frame and the robot mask that is taken for it
 LONGEST_TIMEOUT = 60.0  # seconds
+MOST_RESULTS = 100  # of grasps that nobody asked about
 _Answer = tuple[bool, str, str, int]  # success, message, episode id, stamp of the frame
 
 
@@ -60,10 +59,11 @@ class InteractionNode(Node):
             Path(p.store).expanduser(), True, p.max_store_mb << 20, p.min_free_mb << 20
         )
         self._attempts = Attempts(
-            CaptureSettings(p.window, p.approach, p.timeout, p.expiry, p.history, p.frame_period)
+            CaptureSettings(
+                p.window, p.approach, p.timeout, p.expiry, p.history, p.frame_period, bool(p.robot_mask_topic)
+            )
         )
-        self._lock = threading.Lock()  # guards _attempts and _masks
-        self._masks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()  # guards _attempts
         self._verdicts: Counter[str] = Counter()
         self._refused = 0
         self._results: dict[str, _Answer] = {}  # of the last grasps, for service calls
@@ -78,15 +78,14 @@ class InteractionNode(Node):
         )
         self._opened = time.monotonic()
         self._inputs.open()
-        reliable = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
         self._listen(InstanceArray, p.instances_topic, self._on_instances, qos.output())
         self._listen(Image, p.robot_mask_topic, self._on_mask, qos.camera_input())
-        self._listen(GraspEvent, p.event_topic, self._on_event, reliable)
+        self._listen(GraspEvent, p.event_topic, self._on_event, qos.events())
         self._gripper = Gripper(p.gripper_threshold, p.gripper_play, p.gripper_closed_below)
         self._gripper_grasps = itertools.count()
         self._held = ""
         kind, callback = (JointState, self._on_joints) if p.gripper_joint else (Float32, self._on_gripper)
-        self._listen(kind, p.gripper_topic, callback, reliable)
+        self._listen(kind, p.gripper_topic, callback, qos.events())
         if p.capture_service:
             # A call that waits holds its callback group, so that it needs one beside everything else's.
             group = ReentrantCallbackGroup()
@@ -127,6 +126,8 @@ class InteractionNode(Node):
             self._refused += 1
             self._diagnostics.error(f"event refused: {error}")
             return str(error)
+        if phase == Phase.BEFORE:
+            self._results.pop(grasp_id, None)  # of an earlier try
         self.get_logger().debug(said)
         return ""
 
@@ -221,14 +222,13 @@ class InteractionNode(Node):
 
     def _on_mask(self, message: Image) -> None:
         try:
-            mask = ros_images.pixels(message) > 0
+            pixels = ros_images.pixels(message)
         except RiseError as error:
             self._diagnostics.error(f"robot mask ignored: {error}")
             return
         with self._lock:
-            self._masks[stamp_of(message.header)] = mask.reshape(mask.shape[0], -1)
-            while len(self._masks) > 20:
-                self._masks.popitem(last=False)
+            mask = pixels.reshape(*pixels.shape[:2], -1).max(2) > 0  # mono or colour
+            self._attempts.robot_mask(stamp_of(message.header), mask)
 
     # -- thread: frames ----------------------------------------------------------------------------
 
@@ -253,10 +253,16 @@ class InteractionNode(Node):
             except RiseError as error:
                 self._diagnostics.error(f"depth ignored: {error}")
                 depth = None
-        camera = intrinsics(self._inputs.info(image.shape[1], image.shape[0]))
+        info = self._inputs.info(image.shape[1], image.shape[0])
+        camera, calibration = intrinsics(info), None
+        if camera is not None:
+            try:
+                calibration = Calibration.of(info)
+            except DataError as error:
+                self._diagnostics.error(f"calibration ignored: {error}")
         frame = Frame(image, depth, camera, pair.stamp, pair.color.header.frame_id)
         with self._lock:
-            self._attempts.frame(frame, self._mask_of(frame))
+            self._attempts.frame(frame, calibration)
             finished = self._attempts.take_finished()
         self._diagnostics.frame(
             time.monotonic() - pair.arrival, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9
@@ -266,43 +272,41 @@ class InteractionNode(Node):
                 self._episodes.put_nowait(episode)
             except queue.Full:
                 self._verdicts["not analysed: too many at a time"] += 1
-                self._diagnostics.error("an episode was dropped: the analysis does not keep up")
+                self._failed(episode, "an episode was dropped: the analysis does not keep up")
 
-    def _mask_of(self, frame: Frame) -> np.ndarray | None:
-        """The robot mask that is nearest in time, if one is near enough and of the frame's size."""
-        size = frame.image.shape[:2]
-        near = [(abs(stamp - frame.stamp), mask) for stamp, mask in self._masks.items() if mask.shape == size]
-        off, mask = min(near, key=lambda pair: pair[0], default=(MASK_TOLERANCE + 1, None))
-        return mask if off <= MASK_TOLERANCE else None
+    def _failed(self, episode: Episode, reason: str) -> None:
+        self._conclude(episode, False, reason)
+        self._diagnostics.error(reason)
+
+    def _conclude(self, episode: Episode, success: bool, text: str, episode_id: str = "") -> None:
+        """Keeps what became of an episode, for whoever asks by service."""
+        self._results[episode.grasp.grasp_id] = success, text, episode_id, episode.after.frame.stamp
+        while len(self._results) > MOST_RESULTS:
+            self._results.pop(next(iter(self._results)))
 
     # -- thread: episodes --------------------------------------------------------------------------
 
     def _analyse(self) -> None:
         """Analyses and stores what is finished; ends with None."""
         while (episode := self._episodes.get()) is not None:
-            grasp_id, stamp = episode.grasp.grasp_id, episode.after.frame.stamp
             try:
+                self._store.check_disk()  # capturing pauses, and costs nothing, while there is no room
                 lesson = learn_from(episode)
                 entry = self._store.add(episode, lesson)
                 text = f"{lesson.verdict.value}: {lesson.reason}"
-                self._results[grasp_id] = (True, text, entry.id, stamp)
+                self._conclude(episode, True, text, entry.id)
                 self._verdicts[f"{lesson.verdict.value}: {lesson.cause.value}"] += 1
                 self._stored, self._store_bytes = len(self._store.entries()), self._store.size()
                 self._full = ""
-                self.get_logger().info(f"grasp {grasp_id!r}: {text}")
+                self.get_logger().info(f"grasp {episode.grasp.grasp_id!r}: {text}")
             except StoreFullError as error:
                 self._full = str(error)
-                self._results[grasp_id] = (False, str(error), "", stamp)
-                self._diagnostics.error(str(error))
+                self._failed(episode, str(error))
             except RiseError as error:
-                self._results[grasp_id] = (False, str(error), "", stamp)
-                self._diagnostics.error(str(error))
+                self._failed(episode, str(error))
             except Exception as error:
                 self.get_logger().error(traceback.format_exc())
-                self._results[grasp_id] = (False, repr(error), "", stamp)
-                self._diagnostics.error(f"internal error, episode dropped: {error!r}")
-            while len(self._results) > 100:  # nobody waits for the oldest any more
-                self._results.pop(next(iter(self._results)))
+                self._failed(episode, f"internal error, episode dropped: {error!r}")
 
     def _conditions(self) -> list[Condition]:
         """What the diagnostics say besides frames and errors."""
