@@ -17,7 +17,7 @@ from rclpy.action import ActionClient
 from rclpy.parameter import Parameter
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
-from rise_msgs.srv import ListModels, RollbackModel, SnapshotModel
+from rise_msgs.srv import ListModels, ReloadModel, RollbackModel, SnapshotModel
 from ros_graph import Graph, status_text
 from std_srvs.srv import SetBool, Trigger
 from tiny import tiny_config
@@ -28,6 +28,7 @@ from rise_perception.interaction.store import EpisodeStore
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.nodes import qos
+from rise_perception.nodes.learner_node import ASK_AGAIN
 from rise_perception.nodes.learner_parameters import PARAMETERS
 from rise_perception.online.model_store import ModelStore
 
@@ -90,6 +91,7 @@ def test_it_says_what_it_does_and_stands_back(robot):
     assert (status.serving_version, status.database_version, status.promoted) == (base, 1, 0)
     assert (status.episodes_total, status.episodes_accepted) == (24, 24)
     assert math.isnan(status.loss)
+    assert status.candidate_version == ""
     assert os.getpriority(os.PRIO_PROCESS, robot.process.pid) >= 3
     text = status_text(robot.graph.wait_for_diagnostics("waiting for episodes"))
     assert f"serving version: {base}" in text
@@ -119,6 +121,39 @@ def test_snapshot_list_rollback_and_reset(robot):
     assert robot.status[-1].database_version == 2
     assert robot.call(Trigger, "reset").success
     assert ModelStore(robot.models).serving().version == base
+
+
+def test_a_refused_version_is_asked_for_until_it_serves(robot):
+    """A segmentation node that is busy, or has no model yet, refuses; a rollback is not lost for that."""
+    asked: list[str] = []
+    refusals = 0
+
+    def answer(request: ReloadModel.Request, response: ReloadModel.Response) -> ReloadModel.Response:
+        asked.append(request.version)
+        response.success = len(asked) > refusals
+        response.message = "" if response.success else "another version is being loaded"
+        return response
+
+    base = ModelStore(robot.models).serving().version
+    service = robot.graph.node.create_service(ReloadModel, "/segmentation_node/reload_model", answer)
+    robot.graph.wait_for_diagnostics(f"segmentation node: serves {base}")
+    assert asked == [base]
+    asked.clear()
+    refusals = 2
+    version = robot.call(SnapshotModel, "snapshot_model", note="").version
+    assert robot.call(RollbackModel, "rollback_model", version=version).success
+    says = f"the segmentation node does not serve {version} and is asked again: another version is being"
+    robot.graph.wait(lambda: says in robot.status[-1].detail, "the status")
+    assert robot.graph.wait_for_diagnostics(says).level == b"\x01"
+    robot.graph.wait_for_diagnostics(f"segmentation node: serves {version}")
+    robot.graph.wait(lambda: robot.status[-1].detail == "waiting for episodes", "the status")
+    assert asked == [version] * 3
+    robot.graph.spin(2 * ASK_AGAIN)
+    assert asked == [version] * 3  # and not any more
+    refusals = 0
+    assert robot.call(Trigger, "reset").success
+    robot.graph.wait(lambda: asked[-1] == base, "the first version")
+    robot.graph.node.destroy_service(service)
 
 
 def test_pausing_is_remembered_and_resumed(robot):
@@ -154,6 +189,7 @@ def test_an_update_by_action_is_measured_and_a_useless_one_rejected(robot):
     assert math.isfinite(result.heldout_quality_before + result.heldout_quality_after)
     assert stages
     robot.graph.wait(lambda: robot.status[-1].rejected == 1, "the count")
+    assert robot.status[-1].candidate_version == result.version != base
     assert robot.status[-1].last_verdict.startswith("rejected: ")
     assert ModelStore(robot.models).serving().version == base
     answer, _ = fine_tune(robot, episode_ids=["nothing"])

@@ -7,14 +7,18 @@ import itertools
 import shutil
 from pathlib import Path
 
+import picking
 import pytest
 from rise_msgs.msg import InstanceArray
 from rise_msgs.srv import ReloadModel, RollbackModel, SnapshotModel
 from ros_graph import RELIABLE, Graph, stamp_of
 from safetensors.torch import load_file, save_file
+from std_srvs.srv import Trigger
 from test_nodes_learner import Robot
+from tiny import tiny_config
 
-from rise_perception.network.checkpoint import WEIGHTS, file_checksum
+from rise_perception.network.build import build_network
+from rise_perception.network.checkpoint import WEIGHTS, ModelCard, file_checksum, save_model
 from rise_perception.online.model_store import ModelStore
 
 pytestmark = pytest.mark.slow
@@ -100,10 +104,31 @@ def test_a_rollback_at_the_learner_reaches_the_segmentation_node(tmp_path: Path)
     try:
         model = ModelStore(robot.models).serving().folder
         parameters = {"model": str(model), "model_dir": str(robot.models), "depth_topic": "", **RELIABLE}
-        robot.graph.start("segmentation_node", parameters)
-        robot.graph.wait_for_diagnostics("serving model: ")
         version = robot.call(SnapshotModel, "snapshot_model", note="").version
         assert robot.call(RollbackModel, "rollback_model", version=version).success
-        robot.graph.wait_for_diagnostics(f"serving model: {version}")
+        assert robot.call(Trigger, "reset").success
+        robot.graph.start("segmentation_node", parameters)
+        base = ModelStore(robot.models).serving().version
+        robot.graph.wait_for_diagnostics(f"serving model: {base}\ndatabase version: 3")  # as the store counts
+        assert robot.call(RollbackModel, "rollback_model", version=version).success
+        robot.graph.wait_for_diagnostics(f"serving model: {version}\ndatabase version: 4")
+    finally:
+        robot.graph.close()
+
+
+def test_a_learner_that_comes_later_says_what_serves_from_the_start(tmp_path: Path) -> None:
+    robot = Robot(tmp_path)
+    try:
+        base = ModelStore(robot.models).serving().version
+        robot.process.stop()
+        shutil.rmtree(robot.models)
+        network = build_network(tiny_config(**picking.NETWORK))
+        save_model(tmp_path / "own", network, ModelCard("own", network.config, score_threshold=0.0))
+        own = {"model": str(tmp_path / "own"), "model_dir": str(robot.models), "depth_topic": "", **RELIABLE}
+        robot.graph.start("segmentation_node", own)
+        robot.graph.wait_for_diagnostics("serving model: own-")
+        robot.process = robot.start()
+        robot.graph.wait_for_diagnostics(f"serving model: {base}")
+        robot.graph.wait_for_diagnostics(f"segmentation node: serves {base}")
     finally:
         robot.graph.close()

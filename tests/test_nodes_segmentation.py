@@ -314,6 +314,7 @@ def test_lifecycle_can_be_walked_by_a_manager_with_a_compressed_camera(tmp_path,
             assert graph.camera_subscribers() == 0
             assert change(Transition.TRANSITION_ACTIVATE)
             assert graph.segment(jpeg, None, number * SECOND).instances
+            graph.wait_for_diagnostics("database version: 1")  # the same model each time
             assert change(Transition.TRANSITION_DEACTIVATE)
             graph.wait(lambda: graph.camera_subscribers() == 0, "the node to leave the camera")
             assert change(Transition.TRANSITION_CLEANUP)

@@ -43,18 +43,16 @@ def learner_status(
         progress: of the update under way.
         last: update of this process; its figures stay until the next.
     """
-    busy = state[0] in (LearnerStatus.LEARNING, LearnerStatus.VALIDATING)
     status = LearnerStatus(
         state=state[0],
         detail=state[1],
-        candidate_version="in training" if busy else "",
+        candidate_version="" if last is None else last.version,
         rejected=memory.rejected,
         last_verdict=memory.last_verdict,
         episodes_total=survey.total,
         episodes_accepted=survey.usable,
         episodes_pending=survey.new,
         store_bytes=survey.size,
-        capturing=True,  # the learner only reads; that capturing has stopped is the interaction node's to say
         iteration=progress.iteration,
         iterations_planned=progress.iterations,
         loss=progress.loss,

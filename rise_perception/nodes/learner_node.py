@@ -6,9 +6,11 @@ here reaches the segmentation node, which is asked to change its weights and may
 
 from __future__ import annotations
 
+import math
 import queue
 import sys
 import threading
+import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import cv2
 import torch
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.client import Client
 from rclpy.node import Node
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
@@ -39,6 +42,8 @@ WORKER = "learner"
 LOOK_PERIOD = 2.0  # seconds between looks at the episodes
 TELL_PERIOD = 0.5  # seconds between reports
 LAST_STEP = 5.0  # seconds that the step in work gets when the process ends
+ASK_AGAIN = 3.0  # seconds after which a segmentation node that refused is asked again
+LOST = 900.0  # seconds after which an answer does not come any more; an engine may be built before
 MOST_ITERATIONS, MOST_IDS = 1_000_000, 100_000
 
 
@@ -76,7 +81,6 @@ class LearnerNode(Node):
         self._tried = -1  # episodes in the store when an update could not begin
         self._job: Job | None = None
         self._jobs: queue.Queue[Job | None] = queue.Queue(1)
-        self._told = ""
         self._said = ""
         self._survey = self._learner.survey()
         self._serving = self._models.current()
@@ -97,7 +101,8 @@ class LearnerNode(Node):
         )
         name = p.segmentation_node.rstrip("/")
         self._reload = self.create_client(ReloadModel, f"{name}/reload_model") if name else None
-        self._asked = "" if self._serving is None else self._serving.version
+        self._asked, self._ask_at, self._refused = "", 0.0, False
+        self._answer = "is not there" if name else "is told nothing"
         self.create_timer(TELL_PERIOD, self._tell)
         self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
@@ -214,7 +219,7 @@ class LearnerNode(Node):
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._stop_update(True)
-            response.message = f"{self._models.reset().version} serves, as in the beginning"
+            response.message = f"{self._learner.reset().version} serves, as in the beginning"
             response.success = True
         except (RiseError, OSError) as error:
             response.message = str(error)
@@ -276,7 +281,7 @@ class LearnerNode(Node):
     # -- executor: what is told --------------------------------------------------------------------
 
     def _tell(self) -> None:
-        """Publishes the status when it changed, and asks the segmentation node for what serves now."""
+        """Publishes the status when it changed, and has the segmentation node serve what is to serve."""
         self._serving = self._models.current()
         status = learner_status(
             self._state_now(), self._learner.memory, self._survey, self._serving, self._progress, self._last
@@ -285,20 +290,34 @@ class LearnerNode(Node):
             self._said = str(status)
             status.header.stamp = self.get_clock().now().to_msg()
             self._status.publish(status)
-        version = status.serving_version
-        if self._reload is not None and version != self._asked and self._reload.service_is_ready():
-            self._asked = version
-            self._reload.call_async(ReloadModel.Request(version=version)).add_done_callback(self._on_told)
+        if self._reload is not None:
+            self._ask(self._reload, status.serving_version)
 
-    def _on_told(self, future: Any) -> None:
-        answer = future.result()
-        self._told = "" if answer is None or answer.success else answer.message
-        if self._told:
-            self._diagnostics.error(f"the segmentation node refused {self._asked}: {self._told}")
+    def _ask(self, service: Client, version: str) -> None:
+        """Asks for a version until it serves; a segmentation node that was away is asked anew."""
+        now = time.monotonic()
+        if not service.service_is_ready():
+            self._asked, self._answer, self._refused = "", "is not there", False
+        elif version != self._asked or now >= self._ask_at:
+            self._asked, self._ask_at = version, now + LOST
+            asked = service.call_async(ReloadModel.Request(version=version))
+            asked.add_done_callback(lambda future: self._on_told(version, future.result()))
+
+    def _on_told(self, version: str, answer: ReloadModel.Response | None) -> None:
+        if answer is None or version != self._asked:  # another one is to serve by now
+            return
+        self._refused = not answer.success
+        if answer.success:
+            self._ask_at, self._answer = math.inf, f"serves {version}"
+        else:
+            self._ask_at = time.monotonic() + ASK_AGAIN
+            self._answer = f"does not serve {version} and is asked again: {answer.message}"
 
     def _state_now(self) -> tuple[int, str]:
         if self._learner.memory.paused and self._job is None:
             return LearnerStatus.PAUSED, "paused by request; episodes are still stored"
+        if self._refused and self._state == LearnerStatus.IDLE:
+            return self._state, f"{self._detail}; the segmentation node {self._answer}"
         return self._state, self._detail
 
     def _conditions(self) -> list[Condition]:
@@ -313,11 +332,11 @@ class LearnerNode(Node):
             "last verdict": memory.last_verdict or "none",
             "episodes": f"{survey.total}, of which {survey.usable} teach and {survey.new} are new",
             "update": f"{progress.stage}, step {progress.iteration} of {progress.iterations}",
-            "segmentation node": self._told or "agrees",
+            "segmentation node": self._answer,
         }
         if state == LearnerStatus.ERROR:
             return [(ERROR, f"cannot learn: {detail}", values)]
-        if state == LearnerStatus.PAUSED:
+        if state == LearnerStatus.PAUSED or self._refused:
             return [(WARN, detail, values)]
         return [(OK, detail, values)]
 

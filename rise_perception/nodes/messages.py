@@ -160,7 +160,7 @@ def label_info(vision: Any, header: Header, class_names: tuple[str, ...], thresh
 
 
 def vision_info(vision: Any, header: Header, model_version: str, database_version: int) -> Any:
-    """vision_msgs/VisionInfo; ``database_version`` counts the models that were served."""
+    """vision_msgs/VisionInfo; ``database_version`` counts up with each model that begins to serve."""
     return vision.VisionInfo(
         header=header,
         method=model_version,

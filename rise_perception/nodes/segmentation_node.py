@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -26,6 +27,7 @@ from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
 from rise_perception.nodes.running import run_beside
+from rise_perception.online.model_store import ModelStore
 from rise_perception.runtime.memory import keep_freed_memory
 from rise_perception.runtime.pairing import Pair
 from rise_perception.runtime.segmenter import Segmenter
@@ -49,7 +51,7 @@ class SegmentationNode(LifecycleNode):
             "auto",
             "Model folder, name of a shipped model, or 'auto': RGB-D while depth comes in, RGB otherwise.",
         )
-        model_dir = declare(
+        self._model_dir = declare(
             self,
             "model_dir",
             "",
@@ -122,7 +124,7 @@ class SegmentationNode(LifecycleNode):
         self._worker: threading.Thread | None = None
         self._busy = threading.Lock()
         self._active = False
-        self._models_served = 0
+        self._database_version, self._counted = 0, ""
         self._target: int | None = None
         self._known_ids: list[int] = []
         self._image_size: tuple[int, int] | None = None
@@ -130,7 +132,7 @@ class SegmentationNode(LifecycleNode):
         self._rate_mark = (time.monotonic(), 0)
         self._diagnostics = Diagnostics(self, self._conditions)
         self._service = self.create_service(SetTarget, "~/set_target", self._on_set_target)
-        self._versions = ModelService(self, model_dir, lambda: self._segmenter, self._on_swapped)
+        self._versions = ModelService(self, self._model_dir, lambda: self._segmenter, self._on_swapped)
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         self._opened = time.monotonic()
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow_listeners)
@@ -159,7 +161,6 @@ class SegmentationNode(LifecycleNode):
             return FAILURE
         self._failure = ""
         self._segmenter = segmenter
-        self._models_served += 1
         self._tracker.reset()
         report = self._diagnostics.error
         self._outputs = Outputs(self, report)
@@ -182,9 +183,20 @@ class SegmentationNode(LifecycleNode):
     def _announce(self) -> None:
         assert self._outputs is not None
         assert self._segmenter is not None
+        self._count(self._segmenter)
         self._outputs.announce(
-            self._segmenter.version, self._segmenter.class_names, self._threshold, self._models_served
+            self._segmenter.version, self._segmenter.class_names, self._threshold, self._database_version
         )
+
+    def _count(self, segmenter: Segmenter) -> None:
+        """The number of what serves: the model store's where its version serves, otherwise one more."""
+        folder = Path(self._model_dir).expanduser()
+        current = ModelStore(folder).current() if self._model_dir and folder.is_dir() else None
+        if current is not None and current.version in [model.card.version for model in segmenter.models]:
+            self._database_version = current.database_version
+        elif segmenter.version != self._counted:
+            self._database_version += 1
+        self._counted = segmenter.version
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribes from the camera and lets the frame in work finish."""
@@ -294,7 +306,6 @@ class SegmentationNode(LifecycleNode):
 
     def _on_swapped(self) -> None:
         """Another version serves: says so to who keeps count."""
-        self._models_served += 1
         if self._active:
             self._announce()
 
@@ -308,6 +319,7 @@ class SegmentationNode(LifecycleNode):
         (before, count), self._rate_mark = self._rate_mark, (now, inputs.arrivals)
         values = {
             "serving model": self._segmenter.last_model or self._segmenter.version,
+            "database version": str(self._database_version),
             "input rate (Hz)": f"{max(0, inputs.arrivals - count) / max(now - before, 1e-3):.1f}",
             "superseded frames": str(inputs.pairing.superseded),
             "late messages": str(inputs.pairing.late),
