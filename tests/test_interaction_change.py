@@ -71,6 +71,22 @@ def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
         assert overlap(lesson.masks[0], TRUTH) > 0.85
 
 
+def test_a_thin_dark_plate_is_no_shadow():
+    """A bracket: its foot stands up, its plate lies 3 mm above the ground; each pixel has a noise of 2 mm."""
+    before, after = picture(1, 2, 3), picture(2, 3, seed=1)
+    (y0, y1, x0, x1), _, _ = ITEMS[1]
+    plate = (slice(y0, y1 - 12), slice(x0, x1))
+    image, depth = before.image.astype(np.float32), before.depth.copy()
+    image[y0:y1, x0:x1] = (90, 70, 80)
+    image[plate] = (30, 15, 45)
+    depth[plate] = 0.997 + np.random.default_rng(3).normal(0, 0.002, depth[plate].shape)
+    bracket = replace(with_image(before, image), depth=depth)
+    for predicted in (label_map(1, 2, 3), np.zeros((HEIGHT, WIDTH), np.uint16)):
+        lesson = learn_from(episode(bracket, after, predicted, outcome=Outcome.SUCCESS))
+        assert lesson.teaches, lesson.reason
+        assert overlap(lesson.masks[0], TRUTH) > 0.85
+
+
 def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
     """A bowl: its bottom has the ground's depth before and after, and is only brighter."""
     before, after = picture(1, 2, 3), picture(2, 3, seed=1)

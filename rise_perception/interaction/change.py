@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -29,6 +30,8 @@ SHADOW_SCALE, SHADOW_HUE = (0.35, 2.8), 0.3
 SHADOW_WEIGHT = 0.5
 #: Share of a region that has to lie elsewhere by depth before what lies where it lay counts as its shadow.
 STANDS_UP = 0.15
+#: Deviations of a region's mean depth from which it lies elsewhere; one pixel of a thin plate does not tell.
+THIN = 3.0
 #: Correlation of a pixel's surroundings from which they show the same pattern, only darker or brighter.
 SAME_PATTERN = 0.7
 #: The edge of a changed region lies where the difference falls below this share of its peak nearby ...
@@ -96,8 +99,9 @@ def find_change(before: Observation, after: Observation) -> Change:
     left, appeared = _clean(changed & ~nearer, reach), _clean(changed & ~farther, reach)
     left, appeared = _choose_side(left, appeared, farther, nearer, known, first.image, image)
     flat = same & one_way
-    left = _without_shadow(left & compared, farther, flat, reach)
-    appeared = _without_shadow(appeared & compared, nearer, flat, reach)
+    unchanged = known & ~left & ~appeared
+    left = _without_shadow(left & compared, farther, flat, depth, unchanged, reach)
+    appeared = _without_shadow(appeared & compared, nearer, flat, depth, unchanged, reach)
     share = float((left | appeared).sum() / max(1, compared.sum()))
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
     certain &= compared & ~left & ~appeared
@@ -207,25 +211,49 @@ def _choose_side(
     return sides[0], sides[1]
 
 
-def _without_shadow(mask: np.ndarray, elsewhere: np.ndarray, flat: np.ndarray, reach: int) -> np.ndarray:
+def _without_shadow(
+    mask: np.ndarray,
+    elsewhere: np.ndarray,
+    flat: np.ndarray,
+    depth: np.ndarray,
+    unchanged: np.ndarray,
+    reach: int,
+) -> np.ndarray:
     """``mask`` (H, W) without the shadows of what left or came.
 
     Args:
         mask: regions that changed.
         elsewhere: (H, W) bool, what is seen there lies at another depth.
         flat: (H, W) bool, what is seen there lies where it lay, and is only brighter or darker.
+        depth: (H, W) float32, its difference in deviations.
+        unchanged: (H, W) bool, where that is noise alone.
         reach: width of an edge in pixels; narrower strips along an outline are its own.
     """
     kept = mask.copy()
     for region in pieces(mask):
         if (region & elsewhere).sum() >= STANDS_UP * region.sum():
-            shadow = cv2.morphologyEx((region & flat).astype(np.uint8), cv2.MORPH_OPEN, _disc(2 * reach + 1))
-            if shadow.any():
+            opened = cv2.morphologyEx((region & flat).astype(np.uint8), cv2.MORPH_OPEN, _disc(2 * reach + 1))
+            parts = [part for part in pieces(opened > 0) if not _lies_elsewhere(part, depth, unchanged)]
+            if parts:
+                shadow = np.any(parts, axis=0).astype(np.uint8)
                 rest = region & (cv2.dilate(shadow, _disc(3)) == 0)
                 opened = cv2.morphologyEx(rest.astype(np.uint8), cv2.MORPH_OPEN, _disc(reach | 1))
                 # What lies within what left belongs to it: the bottom of a bowl lies as low as the ground.
                 kept &= ~region | ndimage.binary_fill_holes(opened)
     return kept
+
+
+def _lies_elsewhere(part: np.ndarray, depth: np.ndarray, unchanged: np.ndarray) -> bool:
+    """True when the mean of ``depth`` over a part (H, W) exceeds such means where nothing changed."""
+    width = max(3, round(math.sqrt(part.sum())))
+    count = cv2.blur(unchanged.astype(np.float32), (width, width))
+    means = cv2.blur(np.where(unchanged, depth, 0), (width, width)) / np.maximum(count, 1e-6)
+    noise = means[count > 0.7]
+    if not noise.size:
+        return False
+    middle = float(np.median(noise))
+    spread = 1.4826 * float(np.median(np.abs(noise - middle)))
+    return abs(float(depth[part].mean()) - middle) > THIN * spread
 
 
 def _stands_out(region: np.ndarray, edges: np.ndarray) -> float:
