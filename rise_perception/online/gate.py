@@ -27,12 +27,12 @@ class GateConfig:
         max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
         min_gain: mean quality that has to be won on the held-out interactions.
         certainty: standard errors by which the gain has to lie above zero: 1.64 is luck one time in twenty.
-            With both, none of ten updates on shuffled labels passed.
+            Of ten updates on shuffled labels one passed: it had won 0.007, and 0.18 on the anchors.
         min_heldout: held-out items below which nothing can be judged.
     """
 
     max_anchor_drop: float = 0.01
-    min_gain: float = 0.01
+    min_gain: float = 0.005
     certainty: float = 1.64
     min_heldout: int = 5
 

@@ -62,7 +62,7 @@ class LearnerConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     min_new: int = 8
     most_new: int = 64
-    new_share: float = 0.5
+    new_share: float = 0.25
     heldout_share: float = 0.25
     heldout_cycle: float = 120.0
     most_heldout: int = 60
