@@ -20,7 +20,7 @@ from rise_perception.export.check import FULL, Parity, ParityError, compare
 from rise_perception.export.feeds import stored_frames
 from rise_perception.export.folding import fold_norms
 from rise_perception.export.module import ColourInput, ExportModule
-from rise_perception.export.onnx_file import export_onnx, read_metadata
+from rise_perception.export.onnx_file import export_graph, export_onnx, read_metadata
 from rise_perception.export.precision import to_half
 from rise_perception.export.spec import ExportSpec
 from rise_perception.network.checkpoint import ModelCard, save_model
@@ -84,6 +84,8 @@ def test_onnx_runtime_agrees_with_torch(
     fixed = [d.dim_value for o in model.graph.output for d in o.type.tensor_type.shape.dim]
     assert all(fixed)  # no dynamic shape
     assert [o.type.tensor_type.shape.dim[0].dim_value for o in model.graph.output] == [7] * 5
+    if preprocessing == "inside":  # TensorRT takes uint8 into a cast only
+        assert [node.op_type for node in model.graph.node if "image" in node.input] == ["Cast"]
     if precision != "fp32":
         halves = {i.name for i in model.graph.initializer if i.data_type in (10, 16)}
         assert halves
@@ -191,6 +193,14 @@ def test_parity_finds_instances_in_any_order_and_sees_every_difference() -> None
     nothing = Drawn(*(part[:0] for part in want))
     assert compare([want], [nothing]).problems(FULL)
     assert Parity(float("nan"), 1.0, 0.0, 0.0, 1.0, 3).problems(FULL) == ["mask_iou nan (least allowed 0.99)"]
+
+
+@pytest.mark.slow
+def test_what_is_checked_is_what_is_written_wherever_it_can_be_run() -> None:
+    network, card = lively()
+    for precision, written in (("fp32", True), ("fp16", True), ("bf16", False)):
+        graph = export_graph(network, card, ExportSpec((64, 96), (64, 96), 7, precision))
+        assert (graph.checked == graph.content) == written
 
 
 def test_half_precision_rounds_as_it_says() -> None:

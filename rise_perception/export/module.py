@@ -46,7 +46,7 @@ class ColourInput(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(H, W, 3) uint8 RGB -> (1, 3, h, w) float32, normalised."""
-        x = image.permute(2, 0, 1).float()
+        x = image.float().permute(2, 0, 1)  # TensorRT takes uint8 into a cast only
         box = self.letterbox
         if box.content != box.image_size:
             x = torch.round(self.rows @ x @ self.columns.T).clamp(0, 255)
