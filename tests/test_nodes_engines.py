@@ -91,12 +91,19 @@ def test_engines_by_parameter_and_by_action(tmp_path, tiny_model, scene):
             assert not done.result.success
             assert text in done.result.message
 
+        # What fails or is cancelled leaves the engine that serves.
+        done = outcome(ask(runtime="openvino", precision=BuildEngine.Goal.FP16, activate=True))
+        assert "'fp16'" in done.result.message
         handle = ask(runtime="onnxruntime", activate=True)
         cancelled = handle.cancel_goal_async()
         graph.wait(cancelled.done, "the cancellation")
-        assert outcome(handle).status in (GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_SUCCEEDED)
+        status = outcome(handle).status
+        assert status in (GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_SUCCEEDED)
         stamp += SECOND
         assert graph.segment(image, None, stamp).instances
+        graph.diagnostics.clear()
+        serving = "openvino" if status == GoalStatus.STATUS_CANCELED else "onnxruntime"
+        graph.wait_for_diagnostics(f"runtime: {serving} fp32")
         assert process.stop() == 0
     finally:
         graph.close()

@@ -15,6 +15,7 @@ for _package in ("onnx", "openvino"):
 
 SCRIPT = """
 import faulthandler, gc, os, signal, sys
+from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 from rise_perception.export.module import OUTPUTS
@@ -32,7 +33,7 @@ model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir
 runtime, precision = OpenVino(), sys.argv[1]
 feeds = {"x": np.ones((1, 2, 8, 8), np.float32)}
 engine = runtime.build(model.SerializeToString(), precision, lambda stage, share: None, [feeds] * 3)
-first, second = runtime.load(engine, precision), runtime.load(engine, precision)
+first, second = (runtime.load(engine, precision, Path("beside")) for _ in range(2))
 assert first(feeds).masks.max() > 17
 del first
 gc.collect()

@@ -66,10 +66,10 @@ class EngineAction:
         result.message = outcome.error or f"{outcome.runtime} in {outcome.precision}"
         result.engine, result.from_cache = outcome.engine, outcome.from_cache
         result.mask_iou_parity = outcome.mask_iou
-        if handle.is_cancel_requested:
-            handle.canceled()
-        elif result.success:
+        if result.success:  # also when it was cancelled too late
             handle.succeed()
+        elif handle.is_cancel_requested:
+            handle.canceled()
         else:
             handle.abort()
         return result
@@ -77,17 +77,16 @@ class EngineAction:
     async def _build(self, handle: Any) -> Outcome:
         goal = handle.request
         model, size = self._model(goal)
-        outcomes: list[Outcome] = []
-        build = model.build(size, goal.runtime, PRECISIONS[goal.precision], goal.activate, outcomes.append)
-        while not outcomes:
+        build = model.build(size, goal.runtime, PRECISIONS[goal.precision], goal.activate)
+        while build.outcome is None:
             if handle.is_cancel_requested:
-                build.stop()
-                return Outcome(error="cancelled; the engine cache holds nothing of it")
+                stopped = build.stop()
+                return Outcome(error="cancelled; what served goes on") if stopped.error else stopped
             feedback = BuildEngine.Feedback(stage=build.stage, progress=build.share)
             feedback.seconds_elapsed = build.seconds
             handle.publish_feedback(feedback)
             await pause(self._node, FEEDBACK_PERIOD)
-        return outcomes[0]
+        return build.outcome
 
     def _model(self, goal: Any) -> tuple[ServedModel, Size]:
         """The model that is meant, and the size of its images."""

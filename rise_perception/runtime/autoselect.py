@@ -20,7 +20,8 @@ from rise_perception.runtime.engines import RUNTIMES, build_engine, milliseconds
 from rise_perception.runtime.runner import Progress, RuntimeUnavailableError, processor
 from rise_perception.runtime.threads import cpu_threads
 
-#: What is tried on a device; torch is always measured, too.
+#: What is tried on a device; torch is always measured, too. torch-compiled leaves nothing in the cache: each
+#: process that serves with it compiles it again beside its images, so only who names it gets it.
 CANDIDATES = {
     "cpu": (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")),
     "cuda": (

@@ -22,10 +22,11 @@ from pathlib import Path
 
 from rise_perception.errors import RiseError
 from rise_perception.export.spec import ExportSpec
+from rise_perception.runtime.runner import EngineError
 
 NICENESS = 10
-#: Told the outcome, in the thread that follows the builder.
-Done = Callable[["Outcome"], None]
+#: Makes the outcome final, in the thread that follows the builder.
+Finish = Callable[["Outcome"], "Outcome"]
 
 
 @dataclass(frozen=True)
@@ -57,20 +58,23 @@ class BackgroundBuild:
         runtime: one of :data:`rise_perception.runtime.engines.NAMES` but ``torch``.
         cache: folder of the engine cache.
         device: for ``auto`` and torch's own modes.
-        done: called once at the end.
+        finish: called once, when the builder has ended; raises nothing. Until it returns, the build goes on.
 
     Attributes:
         stage, share: how far it is; the share is NaN where the builder does not tell.
         outcome: None while it runs.
+
+    Raises:
+        EngineError: no process can be started.
     """
 
     def __init__(
-        self, folder: Path, spec: ExportSpec, runtime: str, cache: Path, device: str, done: Done | None = None
+        self, folder: Path, spec: ExportSpec, runtime: str, cache: Path, device: str, finish: Finish
     ) -> None:
         self.stage, self.share = "start", math.nan
         self.outcome: Outcome | None = None
         self._started = time.monotonic()
-        self._done = done
+        self._finish = finish
         job = {
             "model": str(folder),
             "spec": asdict(spec),
@@ -79,14 +83,19 @@ class BackgroundBuild:
             "device": device,
         }
         module = "rise_perception.runtime.background_build"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(job)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", module, json.dumps(job)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                errors="replace",
+            )
+        except OSError as error:
+            raise EngineError(
+                f"the engine's builder cannot be started ({error}); free memory, then ask for it again"
+            ) from error
         self._complaints: list[str] = []
         reader = threading.Thread(target=self._read_errors, daemon=True)
         reader.start()
@@ -103,10 +112,12 @@ class BackgroundBuild:
         self._thread.join(timeout)
         return self.outcome
 
-    def stop(self) -> None:
-        """End the process; the cache holds no half engine."""
+    def stop(self) -> Outcome:
+        """End the process; the cache holds no half engine. What it had done already stays done."""
         self._process.kill()
         self._thread.join()
+        assert self.outcome is not None
+        return self.outcome
 
     def _read_errors(self) -> None:
         assert self._process.stderr is not None
@@ -117,9 +128,10 @@ class BackgroundBuild:
         assert self._process.stdout is not None
         outcome: Outcome | None = None
         for line in self._process.stdout:
-            try:
+            told = None
+            with contextlib.suppress(ValueError):
                 told = json.loads(line)
-            except ValueError:
+            if not isinstance(told, dict):
                 continue  # a library that prints
             if "outcome" in told:
                 outcome = Outcome(**told["outcome"])
@@ -130,9 +142,7 @@ class BackgroundBuild:
         if outcome is None:
             last = self._complaints[-1] if self._complaints else "nothing"
             outcome = Outcome(error=f"the engine's builder ended with status {status}; it said: {last}")
-        self.outcome = outcome
-        if self._done is not None:
-            self._done(outcome)
+        self.outcome = self._finish(outcome)
 
 
 def build(job: dict[str, object], say: Callable[[dict[str, object]], None]) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import statistics
@@ -27,7 +28,14 @@ from rise_perception.runtime.backends.openvino import OpenVino
 from rise_perception.runtime.backends.tensorrt import TensorRT
 from rise_perception.runtime.backends.torch import MODES, TorchRunner
 from rise_perception.runtime.engine_cache import EngineCache
-from rise_perception.runtime.runner import EngineError, Progress, Runner, Runtime, RuntimeUnavailableError
+from rise_perception.runtime.runner import (
+    EngineError,
+    Progress,
+    Refitting,
+    Runner,
+    Runtime,
+    RuntimeUnavailableError,
+)
 
 #: Runtimes that serve exported graphs, by the name that a user gives.
 RUNTIMES: dict[str, Runtime] = {
@@ -59,6 +67,7 @@ class Built:
         path: in the engine cache; empty for torch.
         from_cache: nothing had to be built.
         parity: against torch, measured just now.
+        refitted: an engine of other weights has taken these.
     """
 
     runner: Runner
@@ -66,6 +75,7 @@ class Built:
     path: str
     from_cache: bool
     parity: Parity
+    refitted: bool = False
 
 
 def serving_spec(
@@ -128,23 +138,31 @@ def build_engine(
     graph = _graph(network, card, spec.graph, frames, cache, progress)
     samples = _samples(card, spec)
     key = _engine_key(backend, graph, spec, samples)
-    engine = cache.get("engine", key)
-    if engine is not None:
-        progress("load", math.nan)
+
+    def checked(engine: bytes) -> tuple[Runner, Parity]:
         try:
-            runner = backend.load(engine, spec.precision)
+            progress("load", math.nan)
+            runner = backend.load(engine, spec.precision, cache.beside("engine", key))
             progress("check", math.nan)
-            parity = _parity(runner, network, card, spec, frames)
-            return Built(runner, spec, str(cache.path("engine", key)), True, parity)
+            return runner, _parity(runner, network, card, spec, frames)
         except (EngineError, ParityError) as error:
             cache.drop("engine", key, f"does not work ({error})")
-    engine = _make_engine(backend, graph, card, spec, samples, cache, progress)
-    progress("load", math.nan)
-    runner = backend.load(engine, spec.precision)
-    progress("check", math.nan)
-    parity = _parity(runner, network, card, spec, frames)
-    path = cache.put("engine", key, engine, {"model": card.version, "parity": asdict(parity)})
-    return Built(runner, spec, str(path), False, parity)
+            raise
+
+    def stored(engine: bytes, refitted: bool = False) -> Built:
+        runner, parity = checked(engine)
+        path = cache.put("engine", key, engine, {"model": card.version, "parity": asdict(parity)})
+        return Built(runner, spec, str(path), False, parity, refitted)
+
+    if (engine := cache.get("engine", key)) is not None:
+        with contextlib.suppress(EngineError, ParityError):
+            runner, parity = checked(engine)
+            return Built(runner, spec, str(cache.path("engine", key)), True, parity)
+    progress("build", math.nan)
+    if (engine := _refit(backend, graph, card, spec, cache)) is not None:
+        with contextlib.suppress(EngineError, ParityError):
+            return stored(engine, refitted=True)
+    return stored(_make_engine(backend, graph, card, spec, samples, cache, progress))
 
 
 def find_engine(card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCache) -> Runner:
@@ -156,10 +174,11 @@ def find_engine(card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCa
     graph = cache.get("graph", _graph_key(card, spec.graph))
     engine = None
     if graph is not None:
-        engine = cache.get("engine", _engine_key(RUNTIMES[runtime], graph, spec, _samples(card, spec)))
+        key = _engine_key(RUNTIMES[runtime], graph, spec, _samples(card, spec))
+        engine = cache.get("engine", key)
     if engine is None:
         raise EngineError(f"{cache.folder} holds no {runtime} engine of {card.version} in {spec.precision}")
-    return RUNTIMES[runtime].load(engine, spec.precision)
+    return RUNTIMES[runtime].load(engine, spec.precision, cache.beside("engine", key))
 
 
 def _graph_key(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
@@ -225,6 +244,27 @@ def _engine_key(
     }
 
 
+def _shape(backend: Runtime, card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
+    """What engines have in common between which weights can be exchanged."""
+    return {"network": asdict(card.network), "spec": asdict(spec), **backend.identity()}
+
+
+def _refit(
+    backend: Runtime, graph: bytes, card: ModelCard, spec: ExportSpec, cache: EngineCache
+) -> bytes | None:
+    """The engine of earlier weights with those of the graph; None where that cannot be."""
+    if not isinstance(backend, Refitting):
+        return None
+    shape = _shape(backend, card, spec)
+    if (earlier := cache.get("refit", shape)) is None:
+        return None
+    try:
+        return backend.refit(earlier, graph)
+    except EngineError as error:
+        cache.drop("refit", shape, f"cannot take other weights ({error})")
+        return None
+
+
 def _make_engine(
     backend: Runtime,
     graph: bytes,
@@ -234,24 +274,14 @@ def _make_engine(
     cache: EngineCache,
     progress: Progress,
 ) -> bytes:
-    """Refit the engine of earlier weights where the runtime can, else build one."""
-    progress("build", math.nan)
-    if isinstance(backend, OpenVino):
+    """Build an engine; where weights can be exchanged, it and the builder's timings are kept for the next."""
+    if not isinstance(backend, Refitting):
         return backend.build(graph, spec.precision, progress, samples)
-    if not isinstance(backend, TensorRT):
-        return backend.build(graph, spec.precision, progress)
     identity = backend.identity()
-    shape = {"network": asdict(card.network), "spec": asdict(spec), **identity}
-    earlier = cache.get("refit", shape)
-    if earlier is not None:
-        try:
-            return backend.refit(earlier, graph)
-        except EngineError as error:
-            cache.drop("refit", shape, f"cannot take these weights ({error})")
     backend.timing_cache = cache.get("timing", identity) or b""
-    engine = backend.build(graph, spec.precision, progress)
+    engine = backend.build(graph, spec.precision, progress, samples)
     cache.put("timing", identity, backend.timing_cache, {})
-    cache.put("refit", shape, engine, {"model": card.version})
+    cache.put("refit", _shape(backend, card, spec), engine, {"model": card.version})
     return engine
 
 
@@ -261,10 +291,15 @@ def _parity(
     """Compare with torch.
 
     Raises:
+        EngineError: the runner cannot run.
         ParityError: the results differ by more than the precision allows.
     """
     expected = reference(network, spec, frames, card.score_threshold)
-    parity = compare(expected, [runner(feeds) for feeds in feeds_of(spec, card.network.input, frames)])
+    try:
+        got = [runner(feeds) for feeds in feeds_of(spec, card.network.input, frames)]
+    except Exception as error:  # each runtime raises its own, with no common base
+        raise EngineError(f"{runner.name} cannot run the engine: {error}; use torch") from error
+    parity = compare(expected, got)
     if problems := parity.problems(limits_of(spec.precision)):
         raise ParityError(
             f"{runner.name} differs from torch in {spec.precision}: {'; '.join(problems)}; use torch"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -74,8 +74,14 @@ class Runtime(Protocol):
         """
         ...
 
-    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
-        """The engine of an ONNX graph.
+    def build(
+        self,
+        graph: bytes,
+        precision: str,
+        progress: Progress,
+        samples: Sequence[dict[str, np.ndarray]] = (),
+    ) -> bytes:
+        """The engine of an ONNX graph; ``int8`` is calibrated on ``samples``, which are feeds.
 
         Raises:
             EngineError: the runtime refuses the graph.
@@ -83,12 +89,37 @@ class Runtime(Protocol):
         """
         ...
 
-    def load(self, engine: bytes, precision: str) -> Runner:
+    def load(self, engine: bytes, precision: str, beside: Path) -> Runner:
         """Make an engine ready.
+
+        Args:
+            engine: as :meth:`build` made it.
+            precision: of the engine.
+            beside: a folder of this engine alone, for a runtime that keeps files of its own; what serves any
+                engine may lie in the folder above.
 
         Raises:
             EngineError: damaged, or made by another version or for other hardware.
             RuntimeUnavailableError: it cannot run here.
+        """
+        ...
+
+
+@runtime_checkable
+class Refitting(Runtime, Protocol):
+    """A runtime whose engines take other weights, and whose builder learns from earlier builds.
+
+    Attributes:
+        timing_cache: what it learnt, read and replaced by a build; empty at first.
+    """
+
+    timing_cache: bytes
+
+    def refit(self, engine: bytes, graph: bytes) -> bytes:
+        """An engine with the weights of another graph of the same structure: seconds instead of a build.
+
+        Raises:
+            EngineError: the graph does not fit the engine.
         """
         ...
 

@@ -71,9 +71,11 @@ class Segmenter:
                 ``auto``, the shipped pair: the RGB-D model where depth comes in, the RGB model elsewhere.
             device: ``auto``, ``cpu``, ``cuda``, ...
             score_threshold: instances that score below are dropped; None takes the card's.
-            runtime: ``torch``, ``auto`` (whichever is fastest here) or another of
-                :data:`rise_perception.runtime.engines.NAMES`. Its engine is built in the background for
-                the size of the images that come; torch serves until it is there, and wherever it fails.
+            runtime: ``torch``, ``auto`` (the fastest here of torch and
+                :data:`rise_perception.runtime.autoselect.CANDIDATES`, which leave out ``torch-compiled``) or
+                another of :data:`rise_perception.runtime.engines.NAMES`. Its engine is built in the
+                background for the size of the images that come; torch serves until it is there, and wherever
+                it fails.
             precision: of the engine.
             engine_dir: where engines are kept; None is the user's cache.
             calibration: recording or folder of pictures that precision ``int8`` is calibrated on; empty is
@@ -168,6 +170,8 @@ class Segmenter:
                 problem = self._swap(find_model(folder))
             except RiseError as error:
                 problem = str(error)
+            except Exception as error:  # no memory, say: whoever waits has to hear of it
+                problem = f"model {folder} cannot be taken over ({type(error).__name__}: {error})"
             if done is not None:
                 done(problem)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -61,11 +60,13 @@ class Active:
         runner: of the engine.
         spec: what it was made for.
         parity: with torch, as it was measured before it served.
+        cache: that it is from; kept, as it keeps its files in place.
     """
 
     runner: Runner
     spec: ExportSpec
     parity: Parity | None
+    cache: EngineCache | None
 
 
 class ServedModel:
@@ -118,7 +119,10 @@ class ServedModel:
             try:
                 return self._timed(image, depth, engine)
             except Exception as error:  # whatever a runtime raises must not cost the frame
-                self._give_up(size, f"{engine.runner.name} failed on an image: {error}")
+                self._why = f"{engine.runner.name} failed on an image: {error}"
+                self._last = None
+                if self._engines.get(size) is engine:
+                    del self._engines[size]
         return self._timed(image, depth, None)
 
     def warm_up(self) -> None:
@@ -176,9 +180,16 @@ class ServedModel:
             and len(self._tried) < MOST_SIZES
             and not self.is_building
         ):
-            self._tried.add(size)
-            self.build(size, self.settings.runtime, self.settings.precision, activate=True)
+            self._begin(size)
         return None
+
+    def _begin(self, size: Size) -> None:
+        """Begin to build the engine that the settings ask for."""
+        self._tried.add(size)
+        try:
+            self.build(size, self.settings.runtime, self.settings.precision, activate=True)
+        except RiseError as error:
+            self._why = str(error)
 
     @property
     def is_building(self) -> bool:
@@ -191,56 +202,55 @@ class ServedModel:
         runtime: str,
         precision: str,
         activate: bool,
-        done: Callable[[Outcome], None] | None = None,
     ) -> BackgroundBuild:
-        """Begin to build an engine in the background.
+        """Begin to build an engine in the background; what serves goes on serving, also when it fails.
 
         Args:
             size: height and width of the camera's images.
             runtime: what for.
             precision: in what.
             activate: serve it when it has passed its check; otherwise it is built into the cache only.
-            done: told the outcome when all is over.
+
+        Raises:
+            RiseError: it cannot even begin.
         """
-
-        def finished(outcome: Outcome) -> None:
-            if activate:
-                outcome = self._activate(size, outcome)
-            if done is not None:
-                done(outcome)
-
         cache = EngineCache(self.settings.folder)
-        spec = self.spec(size, precision)
-        self._why = ""
-        self._build = BackgroundBuild(self.folder, spec, runtime, cache.folder, str(self.device), finished)
+        finish = partial(self._activate, size) if activate else _as_it_is
+        spec, device = self.spec(size, precision), str(self.device)
+        self._build = BackgroundBuild(self.folder, spec, runtime, cache.folder, device, finish)
         return self._build
 
     def _activate(self, size: Size, outcome: Outcome) -> Outcome:
         """Load what was built and, when torch agrees with it in this process too, serve it."""
-        if outcome.error:
-            self._give_up(size, outcome.error)
-            return outcome
-        if outcome.runtime == "torch":
+        if not outcome.error and outcome.runtime != "torch":
+            outcome = self._load(size, outcome)
+        elif not outcome.error:
             self._engines.pop(size, None)
-            return outcome
+        self._why = "" if size in self._engines else outcome.error
+        return outcome
+
+    def _load(self, size: Size, outcome: Outcome) -> Outcome:
         try:
             cache = EngineCache(self.settings.folder)
             spec = self.spec(size, outcome.precision)
             device = str(self.device)
             built = build_engine(self._exact, self.card, spec, outcome.runtime, cache, device=device)
         except RiseError as error:
-            self._give_up(size, str(error))
-            return Outcome(error=str(error), runtime=outcome.runtime, precision=outcome.precision)
-        self.serve(built.runner, spec, built.parity)
+            return replace(outcome, error=str(error))
+        except Exception as error:  # no memory, say: whoever waits has to hear of it
+            return replace(outcome, error=f"the engine cannot serve ({type(error).__name__}: {error})")
+        self.serve(built.runner, spec, built.parity, cache)
         return outcome
 
-    def serve(self, runner: Runner, spec: ExportSpec, parity: Parity | None = None) -> None:
+    def serve(
+        self,
+        runner: Runner,
+        spec: ExportSpec,
+        parity: Parity | None = None,
+        cache: EngineCache | None = None,
+    ) -> None:
         """Serve images of the spec's size with a runner from the next image on."""
-        self._engines[spec.image] = Active(runner, spec, parity)
-
-    def _give_up(self, size: Size, reason: str) -> None:
-        self._engines.pop(size, None)
-        self._last, self._why = None, reason
+        self._engines[spec.image] = Active(runner, spec, parity, cache)
 
     @property
     def engine_size(self) -> Size | None:
@@ -251,8 +261,8 @@ class ServedModel:
 
     def prepare(self, size: Size) -> None:
         """Build the engine that the settings ask for, and wait for it."""
-        self._tried.add(size)
-        self.build(size, self.settings.runtime, self.settings.precision, activate=True).wait()
+        self._begin(size)
+        self.wait()
 
     def wait(self, timeout: float | None = None) -> None:
         """Until no engine is being built."""
@@ -290,3 +300,7 @@ class ServedModel:
         height, width = engine.spec.image
         parity = "not compared" if engine.parity is None else f"{engine.parity.mask_iou:.3f}"
         return f"{width}x{height}, {self.card.version}, mask IoU with torch {parity}"
+
+
+def _as_it_is(outcome: Outcome) -> Outcome:
+    return outcome

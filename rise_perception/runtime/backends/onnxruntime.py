@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,10 @@ from rise_perception.runtime.postprocess import Drawn
 from rise_perception.runtime.runner import EngineError, Progress, RuntimeUnavailableError, processor
 from rise_perception.runtime.threads import cpu_threads
 
+#: A provider's name, or name and options.
+Provider = str | tuple[str, dict[str, Any]]
 #: ONNX Runtime's providers by our device; each leaves nodes that it lacks to the next.
-PROVIDERS = {
+PROVIDERS: dict[str, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -61,15 +65,37 @@ class OnnxRuntime:
                 "onnxruntime-gpu on a machine with an NVIDIA GPU, or use runtime onnxruntime"
             )
 
-    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
-        """The graph itself: a session optimises it in seconds."""
-        self.load(graph, precision)
+    def build(
+        self,
+        graph: bytes,
+        precision: str,
+        progress: Progress,
+        samples: Sequence[dict[str, np.ndarray]] = (),
+    ) -> bytes:
+        """The graph itself: a session optimises it in seconds, and its TensorRT keeps what it builds."""
         return graph
 
-    def load(self, engine: bytes, precision: str) -> OnnxRuntimeRunner:
+    def load(self, engine: bytes, precision: str, beside: Path) -> OnnxRuntimeRunner:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
         self.check(precision)
-        return OnnxRuntimeRunner(engine, precision, self._device)
+        return OnnxRuntimeRunner(engine, precision, _providers(self._device, precision, beside), self.name)
+
+
+def _providers(device: str, precision: str, beside: Path) -> list[Provider]:
+    """The providers of a device, with their options."""
+    names = PROVIDERS[device]
+    if device != "tensorrt":
+        return list(names)
+    beside.mkdir(parents=True, exist_ok=True)
+    options = {
+        "trt_engine_cache_enable": True,
+        # It knows its engines by the names in the graph: those of other weights must lie elsewhere.
+        "trt_engine_cache_path": str(beside),
+        "trt_timing_cache_enable": True,
+        "trt_timing_cache_path": str(beside.parent),
+        "trt_fp16_enable": precision == "fp16",
+    }
+    return [(names[0], options), *names[1:]]
 
 
 class OnnxRuntimeRunner:
@@ -78,13 +104,20 @@ class OnnxRuntimeRunner:
     Args:
         graph: the ONNX file's content.
         precision: of the graph.
-        device: a key of :data:`PROVIDERS`.
+        providers: that run it, with or without options.
+        name: of the runtime.
 
     Raises:
         EngineError: the graph is refused.
     """
 
-    def __init__(self, graph: bytes, precision: str, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        graph: bytes,
+        precision: str,
+        providers: Sequence[Provider] = PROVIDERS["cpu"],
+        name: str = "onnxruntime",
+    ) -> None:
         ort = package()
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = cpu_threads()
@@ -92,14 +125,13 @@ class OnnxRuntimeRunner:
         # Spinning threads would take the cores from camera and robot between two frames.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(graph, settings, providers=PROVIDERS[device])
+            self._session = ort.InferenceSession(graph, settings, providers=list(providers))
         except Exception as error:  # ONNX Runtime's exceptions have no other common base
             raise EngineError(f"onnxruntime refuses the graph: {error}") from error
         names = {output.name for output in self._session.get_outputs()}
         if not names >= set(OUTPUTS):
             raise EngineError(f"the graph's outputs are {sorted(names)}, not {OUTPUTS}; use `rise export`")
-        self.name = "onnxruntime" if device == "cpu" else f"onnxruntime-{device}"
-        self.precision = precision
+        self.name, self.precision = name, precision
 
     def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
         """See :class:`rise_perception.runtime.runner.Runner`."""

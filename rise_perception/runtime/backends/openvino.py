@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class OpenVino:
         progress: Progress,
         samples: Sequence[dict[str, np.ndarray]] = (),
     ) -> bytes:
-        """See :class:`rise_perception.runtime.runner.Runtime`; ``int8`` is calibrated on ``samples``."""
+        """See :class:`rise_perception.runtime.runner.Runtime`."""
         self.check(precision)
         settings = {
             "INFERENCE_NUM_THREADS": cpu_threads(),
@@ -99,7 +100,7 @@ class OpenVino:
             raise EngineError(f"openvino cannot compile the graph: {error}") from error
         return stream.getvalue()
 
-    def load(self, engine: bytes, precision: str) -> OpenVinoRunner:
+    def load(self, engine: bytes, precision: str, beside: Path) -> OpenVinoRunner:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
         try:
             compiled = core().import_model(

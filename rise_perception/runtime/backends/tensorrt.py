@@ -7,6 +7,8 @@ are in :mod:`rise_perception.runtime.engines`, which the other runtimes exercise
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,14 +39,13 @@ def _check_package() -> None:
 
 
 class TensorRT:
-    """Builds, refits and loads engines; see :class:`rise_perception.runtime.runner.Runtime`."""
+    """Builds, refits and loads engines; see :class:`rise_perception.runtime.runner.Refitting`."""
 
     name = "tensorrt"
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16")
 
     def __init__(self) -> None:
-        #: Kernel timings of earlier builds, which make the next ones quick; the engine cache keeps them.
-        self.timing_cache = b""
+        self.timing_cache = b""  # timings of kernels
 
     def identity(self) -> dict[str, str]:
         """Version, GPU and compute capability."""
@@ -62,7 +63,13 @@ class TensorRT:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
         _check_package()
 
-    def build(self, graph: bytes, precision: str, progress: Progress) -> bytes:
+    def build(
+        self,
+        graph: bytes,
+        precision: str,
+        progress: Progress,
+        samples: Sequence[dict[str, np.ndarray]] = (),
+    ) -> bytes:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
         _check_package()
         import tensorrt as trt
@@ -87,16 +94,12 @@ class TensorRT:
         self.timing_cache = bytes(config.get_timing_cache().serialize())
         return bytes(serialized)
 
-    def load(self, engine: bytes, precision: str) -> TensorRTRunner:
+    def load(self, engine: bytes, precision: str, beside: Path) -> TensorRTRunner:
         """See :class:`rise_perception.runtime.runner.Runtime`."""
         return TensorRTRunner(self._deserialize(engine), precision)
 
     def refit(self, engine: bytes, graph: bytes) -> bytes:
-        """An engine with the weights of another graph of the same structure: seconds instead of a build.
-
-        Raises:
-            EngineError: the graph does not fit the engine.
-        """
+        """See :class:`rise_perception.runtime.runner.Refitting`."""
         loaded = self._deserialize(engine)
         import tensorrt as trt
 

@@ -76,7 +76,8 @@ class TorchRunner:
                 eager()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Capturing "global"ly would fail on what the thread that serves meanwhile does.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = eager()
 
         def replay() -> tuple[Tensor, ...]:
