@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rise_perception.cli import bench_runtime
+
 for _package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_package, reason=f"{_package} is not installed; pip install {_package}")
 
@@ -29,7 +31,7 @@ def test_selftest_of_a_runtime(tiny_model: Path) -> None:
         "compared with torch: mask IoU",
         "loaded from the cache",
         "truncated engine noticed",
-        "changed weights",
+        "changed weights taken over (a new engine was built)",
     ):
         assert text in out
 
@@ -69,6 +71,7 @@ def test_bench_runtime_writes_a_row_for_everything_it_measured(tiny_model: Path,
         assert runtime in out
         if name == "rise_perception":
             assert row["model"].startswith("tiny_rgb-")
+            assert row["gflop"] == written["gflop"]
             assert 0 < row["peak_share"] < 1
     assert 0 < written["gflop"] < 1
     assert written["peak_gflops"] > 1
@@ -88,6 +91,22 @@ def test_bench_runtime_compares_the_encoders(tmp_path: Path) -> None:
     assert ours["hybrid"]["gflop"] < ours["deformable"]["gflop"]
     assert ours["hybrid"]["model"].startswith("rise_r50_hybrid_random-")
     assert "rise_perception, hybrid encoder" in out
+
+
+def test_only_fp32_is_measured_by_the_peak_in_fp32(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"name": "ours", "runtime": "openvino", "precision": precision, "median_ms": 100.0}
+        | {"p95_ms": 110.0, "peak_mb": 200.0}
+        for precision in ("fp32", "int8")
+    ]
+    for row in rows:
+        row |= bench_runtime._work(row, 20.0, 400.0)
+    assert [row["gflop"] for row in rows] == [20.0, 20.0]
+    assert [row.get("peak_share") for row in rows] == [0.5, None]
+    bench_runtime._print(rows, 400.0, (96, 128), "cpu")
+    full, half = capsys.readouterr().out.splitlines()[2:]
+    assert full.endswith("20.0      50%")
+    assert half.endswith("20.0")
 
 
 def test_bench_runtime_refuses_nonsense(rise) -> None:

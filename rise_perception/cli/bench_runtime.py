@@ -104,8 +104,7 @@ def _measure(args: argparse.Namespace, models: list[Path], size: tuple[int, int]
             print(f"{task.name}, {task.runtime} {task.precision} is left out: {row['error']}")
             continue
         if task.name == OURS:
-            own = work[task.model]
-            row |= {"gflop": own, "peak_share": own / row["median_ms"] * 1e3 / peak}
+            row |= _work(row, work[task.model], peak)
             row["encoder"] = read_card(task.model).network.encoder
         rows.append(row)
     _print(rows, peak, size, device)
@@ -146,16 +145,23 @@ def _prepare(
     return ""
 
 
+def _work(row: dict[str, Any], gflop: float, peak: float) -> dict[str, float]:
+    """GFLOP of a row and, as the peak is measured in FP32, in FP32 its share of the peak."""
+    share = {"peak_share": gflop / row["median_ms"] * 1e3 / peak} if row["precision"] == "fp32" else {}
+    return {"gflop": gflop, **share}
+
+
 def _print(rows: list[dict[str, Any]], peak: float, size: tuple[int, int], device: str) -> None:
     from rise_perception.benchmarks.runtimes import DETR
 
     base = next((r["median_ms"] for r in rows if r["name"] == DETR), None)
-    print(f"{size[1]}x{size[0]} on {device}; products of matrices reach {peak:.0f} GFLOP/s here")
+    print(f"{size[1]}x{size[0]} on {device}; FP32 products of matrices reach {peak:.0f} GFLOP/s here")
     columns = f"{'median ms':>10}{'95 %':>9}{'peak MB':>9}{'ratio':>7}{'GFLOP':>7}{'of peak':>9}"
     print(f"{'':<31}{'runtime':<22}{'':<6}{columns}")
     for row in rows:
         ratio = "" if base is None else f"{row['median_ms'] / base:.2f}"
-        share = f"{row['gflop']:>7.1f}{row['peak_share']:>9.0%}" if "gflop" in row else ""
+        share = f"{row['gflop']:>7.1f}" if "gflop" in row else ""
+        share += f"{row['peak_share']:>9.0%}" if "peak_share" in row else ""
         name = row["name"] + (", hybrid encoder" if row.get("encoder") == "hybrid" else "")
         print(
             f"{name:<31}{row['runtime']:<22}{row['precision']:<6}{row['median_ms']:>10.1f}"

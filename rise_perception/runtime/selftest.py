@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 
-from rise_perception.export.spec import ExportSpec
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.runtime.engine_cache import EngineCache
-from rise_perception.runtime.engines import Built, build_engine, milliseconds
+from rise_perception.runtime.engines import Built, build_engine, milliseconds, serving_spec
 from rise_perception.runtime.runner import EngineError
 
 
@@ -32,8 +31,9 @@ def checks(model: Path, runtime: str, precision: str, device: str, folder: Path)
         RiseError: it was not.
     """
     network, card = load_model(model)
-    size = card.network.image_size
-    spec = ExportSpec(size, size, precision=precision)
+    height, width = card.network.image_size
+    # What a node would serve; this shape of image has to be scaled and padded.
+    spec = serving_spec(card, (height, width * 3 // 2), precision, device)
     cache = EngineCache(folder / "engines")
     built = build_engine(network, card, spec, runtime, cache, device=device)
     yield f"built and compared with torch: {built.parity}"
@@ -56,7 +56,8 @@ def checks(model: Path, runtime: str, precision: str, device: str, folder: Path)
     changed = save_model(folder / "changed", network, dataclasses.replace(card, name=f"{card.name}_changed"))
     swapped: Built = build_engine(network, changed, spec, runtime, cache, device=device)
     _expect(not swapped.from_cache, "changed weights were served by the engine of the old ones")
-    yield f"changed weights taken over and compared with torch: {swapped.parity}"
+    how = "the engine was refitted" if swapped.refitted else "a new engine was built"
+    yield f"changed weights taken over ({how}) and compared with torch: {swapped.parity}"
 
 
 def _expect(condition: bool, problem: str) -> None:
