@@ -23,8 +23,8 @@ SETTINGS = CaptureSettings(window=0.5, approach=3.0, timeout=3.0, expiry=30.0, h
 class Cell:
     """A camera at 10 Hz over a cell in which a robot works; the clock goes with the frames."""
 
-    def __init__(self, settings: CaptureSettings = SETTINGS) -> None:
-        self.attempts = Attempts(settings)
+    def __init__(self, settings: CaptureSettings = SETTINGS, predicts: bool = False) -> None:
+        self.attempts, self.predicts = Attempts(settings), predicts
         self.items = (1, 2, 3)
         self.number = 0
         self.now = 100 * SECOND
@@ -58,6 +58,8 @@ class Cell:
             if robot is not None and late == 0:
                 self.attempts.robot_mask(self.now, robot)
             self.attempts.frame(frame)
+            if self.predicts:
+                self.attempts.predictions(self.now, from_label_map(label_map(*self.items)), "model-1")
             if robot is not None and late > 0:
                 self.attempts.robot_mask(self.now - late * SECOND // 10, robot)
 
@@ -216,7 +218,7 @@ def arm_at(column: int) -> np.ndarray:
 
 def test_masks_that_come_after_their_frames_are_waited_for():
     """A mask that is computed from a picture is always later; here by more than the window."""
-    cell = Cell(MASKED)
+    cell = Cell(MASKED, predicts=True)
     cell.show(1.5, arm=100, robot=arm_at(100), late=7)
     cell.say(Phase.BEFORE)
     cell.show(0.7, robot=arm_at(100), late=7)
@@ -231,19 +233,20 @@ def test_masks_that_come_after_their_frames_are_waited_for():
 
 
 def test_what_only_the_robot_moves_is_settled_as_soon_as_the_masks_say_so():
-    cell = Cell(MASKED)
+    cell = Cell(MASKED, predicts=True)
     cell.show(1.0)
     cell.say(Phase.BEFORE)
     cell.items = (2, 3)
+    cell.show(0.1, arm=90)
     cell.say(Phase.AFTER)
     for step in range(10):  # the arm swings, and each mask comes three frames late
-        cell.show(0.1, arm=90 + step % 2 * 30, robot=arm_at(90), late=3)
+        cell.show(0.1, arm=120 - step % 2 * 30, robot=arm_at(90), late=3)
     (found,) = cell.finished()
     np.testing.assert_array_equal(found.after.robot, arm_at(90))
 
 
 def test_a_mask_that_never_comes_is_not_waited_for_for_ever():
-    cell = Cell(MASKED)
+    cell = Cell(MASKED, predicts=True)
     grasp(cell)
     cell.say(Phase.AFTER, outcome=Outcome.SUCCESS)
     cell.show(0.8)
