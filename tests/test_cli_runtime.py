@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from rise_perception.cli import bench_runtime
+from rise_perception.export.spec import ExportSpec
+from rise_perception.runtime import selftest
+from rise_perception.runtime.runner import EngineError
 
 for _package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_package, reason=f"{_package} is not installed; pip install {_package}")
@@ -34,6 +37,25 @@ def test_selftest_of_a_runtime(tiny_model: Path) -> None:
         "changed weights taken over (a new engine was built)",
     ):
         assert text in out
+
+
+@pytest.mark.parametrize(("device", "where"), [("cpu", "outside"), ("cuda", "inside")])
+def test_selftest_checks_what_the_node_would_serve(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, where: str
+) -> None:
+    specs: list[ExportSpec] = []
+
+    def build(network: object, card: object, spec: ExportSpec, *_: object, **__: object) -> None:
+        specs.append(spec)
+        raise EngineError("enough")
+
+    monkeypatch.setattr(selftest, "build_engine", build)
+    with pytest.raises(EngineError, match="enough"):
+        next(selftest.checks(tiny_model, "tensorrt", "fp16", device, tmp_path))
+    (spec,) = specs
+    assert (spec.preprocessing, spec.precision) == (where, "fp16")
+    assert spec.letterbox.content != spec.image  # scaled
+    assert spec.letterbox.padding() is not None
 
 
 def test_selftest_names_what_is_missing(rise) -> None:

@@ -27,6 +27,7 @@ from rise_perception.runtime.backends.tensorrt import TensorRT  # noqa: E402
 from rise_perception.runtime.engine_cache import EngineCache  # noqa: E402
 from rise_perception.runtime.engines import RUNTIMES, Built, build_engine  # noqa: E402
 from rise_perception.runtime.runner import EngineError, Progress, Refitting, Runner  # noqa: E402
+from rise_perception.runtime.selftest import checks  # noqa: E402
 
 HEADER = b"engine:"
 
@@ -141,6 +142,17 @@ def test_an_engine_that_cannot_be_refitted_is_built_with_the_timings_of_the_firs
     runtime.refit_is = "right"
     assert build(models[0], cache).refitted
     assert runtime.refits[-1] == Path(second.path).read_bytes()  # the newest build
+
+
+@pytest.mark.slow
+def test_the_self_test_says_whether_weights_were_refitted(
+    models: tuple[Path, Path, Path], runtime: StandIn, tmp_path: Path
+) -> None:
+    for how, text in (("right", "(the engine was refitted)"), ("refused", "(a new engine was built)")):
+        runtime.refit_is = how
+        (tmp_path / how).mkdir()
+        *_, last = checks(models[0], "tensorrt", "fp32", "cpu", tmp_path / how)
+        assert text in last
 
 
 @pytest.mark.slow
