@@ -17,6 +17,7 @@ for _package in ("onnx", "onnxruntime", "openvino"):
 
 from rise_perception.export.feeds import stored_frames  # noqa: E402
 from rise_perception.runtime import segmenter as segmenter_module  # noqa: E402
+from rise_perception.runtime.engine_cache import EngineCache  # noqa: E402
 from rise_perception.runtime.engines import RUNTIMES  # noqa: E402
 from rise_perception.runtime.segmenter import Segmenter  # noqa: E402
 
@@ -90,6 +91,37 @@ def test_an_engine_is_being_built_until_it_serves(
     assert building
     assert fallback.startswith("the engine is being built")
     assert not served.is_building
+
+
+def test_the_files_of_an_engine_that_serves_stay_in_the_cache(
+    tiny_model: Path, cache_folder: Path, tmp_path: Path, image: np.ndarray
+) -> None:
+    segmenter = Segmenter.load(
+        tiny_model, "cpu", engine_dir=shutil.copytree(cache_folder, tmp_path / "cache")
+    )
+    outcome = segmenter.models[0].build(SIZE, "onnxruntime", "fp32", activate=True).wait()
+    assert outcome is not None
+    assert outcome.error == ""
+
+    def others() -> list[str]:
+        """What is left beside a new entry of a cache for nothing."""
+        new = EngineCache(tmp_path / "cache", most_bytes=1).put("new", {}, b"content", {})
+        return sorted(path.name.split("-")[0] for path in new.parent.glob("*.bin") if path != new)
+
+    assert others() == ["engine", "graph"]
+    assert Path(outcome.engine).is_file()
+    del segmenter
+    assert others() == []
+
+
+def test_new_weights_get_an_engine_like_the_one_that_serves(
+    tiny_model: Path, cache_folder: Path, tmp_path: Path, image: np.ndarray
+) -> None:
+    segmenter = Segmenter.load(tiny_model, "cpu", engine_dir=cache_folder)
+    segmenter.models[0].build(SIZE, "onnxruntime", "fp32", activate=True).wait()
+    segmenter.swap(shutil.copytree(tiny_model, tmp_path / "same")).join()
+    segmenter(image)
+    assert segmenter.last_runtime == "onnxruntime fp32"
 
 
 def test_a_builder_that_cannot_be_started_costs_no_image(

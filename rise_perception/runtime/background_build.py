@@ -143,6 +143,7 @@ class BackgroundBuild:
             last = self._complaints[-1] if self._complaints else "nothing"
             outcome = Outcome(error=f"the engine's builder ended with status {status}; it said: {last}")
         self.outcome = self._finish(outcome)
+        del self._finish  # a model that keeps its last build would keep itself, and its engines
 
 
 def build(job: dict[str, object], say: Callable[[dict[str, object]], None]) -> Outcome:

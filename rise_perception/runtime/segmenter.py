@@ -191,8 +191,7 @@ class Segmenter:
         new = ServedModel(folder, str(old.device), None, old.settings)
         if old.threshold != old.card.score_threshold:  # given by the user, not by the card
             new.threshold = old.threshold
-        if (size := old.engine_size) is not None:
-            new.prepare(size)
+        new.prepare_like(old)
         if new.uses_depth:
             self._depth = new
         else:

@@ -180,14 +180,14 @@ class ServedModel:
             and len(self._tried) < MOST_SIZES
             and not self.is_building
         ):
-            self._begin(size)
+            self._begin(size, self.settings.runtime, self.settings.precision)
         return None
 
-    def _begin(self, size: Size) -> None:
-        """Begin to build the engine that the settings ask for."""
+    def _begin(self, size: Size, runtime: str, precision: str) -> None:
+        """Begin to build an engine that is to serve; torch does where that is not possible."""
         self._tried.add(size)
         try:
-            self.build(size, self.settings.runtime, self.settings.precision, activate=True)
+            self.build(size, runtime, precision, activate=True)
         except RiseError as error:
             self._why = str(error)
 
@@ -252,17 +252,11 @@ class ServedModel:
         """Serve images of the spec's size with a runner from the next image on."""
         self._engines[spec.image] = Active(runner, spec, parity, cache)
 
-    @property
-    def engine_size(self) -> Size | None:
-        """Height and width of the images of the engine in use, or else of the newest; None without one."""
-        if self._last is not None:
-            return self._last.spec.image
-        return next(reversed(self._engines), None)
-
-    def prepare(self, size: Size) -> None:
-        """Build the engine that the settings ask for, and wait for it."""
-        self._begin(size)
-        self.wait()
+    def prepare_like(self, other: ServedModel) -> None:
+        """Build an engine like the one that another model uses, or else its newest, and wait for it."""
+        if (like := other._last or next(reversed(other._engines.values()), None)) is not None:
+            self._begin(like.spec.image, like.runner.name, like.runner.precision)
+            self.wait()
 
     def wait(self, timeout: float | None = None) -> None:
         """Until no engine is being built."""
