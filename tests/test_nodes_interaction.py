@@ -290,7 +290,7 @@ def test_a_joint_of_the_gripper_makes_an_episode(tmp_path):
         cell.graph.close()
 
 
-@pytest.mark.parametrize("late", [-1, 3])
+@pytest.mark.parametrize("late", [-1, 6])
 def test_robot_masks_are_kept_also_when_they_come_after_their_frames(cell, late):
     cell.items = (1, 2, 3)
     robot = np.zeros((120, 160), np.uint8)
