@@ -39,7 +39,7 @@ NODE = "/learner_node"
 class Robot:
     """A learner node with a store of episodes and anchors; optionally a segmentation node."""
 
-    def __init__(self, folder: Path, **parameters: object) -> None:
+    def __init__(self, folder: Path, dark: bool = False, **parameters: object) -> None:
         self.graph, self.models = Graph(folder), folder / "models"
         (folder / "data").mkdir()
         torch.manual_seed(0)
@@ -48,7 +48,10 @@ class Robot:
         self.episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
         for number in range(24):
             grasp = picking.make_grasp(number)
-            self.episodes.add(grasp, learn_from(grasp))
+            lesson = learn_from(grasp)
+            if dark:
+                grasp.before.frame.image[:] = 0
+            self.episodes.add(grasp, lesson)
         self.parameters = {
             "store": str(folder / "episodes"),
             "models": str(self.models),
@@ -250,6 +253,18 @@ def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
     assert robot.status[-1].serving_version == base
     assert not list(robot.models.glob(".incoming*"))
     assert robot.process.stop() == 0
+
+
+@pytest.mark.slow
+def test_too_few_judges_are_no_error(tmp_path):
+    """All labels are in pictures that show nothing."""
+    robot = Robot(tmp_path, dark=True, min_new=8, heldout_cycle=40.0)
+    try:
+        said = "0 held-out episodes can judge"
+        robot.graph.wait(lambda: robot.status and said in robot.status[-1].detail, "the reason")
+        assert robot.status[-1].state == LearnerStatus.IDLE
+    finally:
+        robot.graph.close()
 
 
 def test_without_anchors_it_says_what_is_missing(tmp_path, tiny_model):

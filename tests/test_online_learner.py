@@ -26,6 +26,7 @@ from rise_perception.online.learner import (
     MEMORY,
     LearnerConfig,
     OnlineLearner,
+    TooFewEpisodesError,
     is_held_out,
     replayed,
 )
@@ -172,7 +173,7 @@ def test_training_on_poison_ends_in_a_rejected_candidate(cell: Cell, tmp_path: P
 @pytest.mark.slow
 def test_black_frames_are_not_learned_from_and_cannot_judge(untrained: Cell, tmp_path: Path) -> None:
     learner = untrained.learner(tmp_path, 40, blackened)
-    with pytest.raises(DataError, match="0 held-out episodes can judge"):
+    with pytest.raises(TooFewEpisodesError, match="0 held-out episodes can judge"):
         learner.update()
     assert learner.models.current().database_version == 1
 

@@ -32,7 +32,7 @@ from rise_perception.nodes import learner_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
 from rise_perception.nodes.running import pause, run_beside, stand_back
-from rise_perception.online.learner import OnlineLearner, Update
+from rise_perception.online.learner import OnlineLearner, TooFewEpisodesError, Update
 from rise_perception.online.model_store import ModelStore
 from rise_perception.online.update import Progress, Stopped
 from rise_perception.runtime.memory import keep_freed_memory
@@ -142,6 +142,8 @@ class LearnerNode(Node):
         except Stopped:
             self._rest(LearnerStatus.IDLE, "the update was stopped")
             return "the update was stopped; nothing of it stays"
+        except TooFewEpisodesError as error:
+            return self._failed(job, str(error), LearnerStatus.IDLE)
         except (RiseError, OSError) as error:
             return self._failed(job, str(error))
         except Exception as error:  # a learner on a robot goes on; the trace goes to the log
@@ -152,13 +154,15 @@ class LearnerNode(Node):
         self._rest(LearnerStatus.IDLE, "waiting for episodes")
         return update
 
-    def _failed(self, job: Job, reason: str) -> str:
+    def _failed(self, job: Job, reason: str, state: int = LearnerStatus.ERROR) -> str:
         """An update that was asked for fails for whoever asked; one that was due, for all to see."""
-        self._diagnostics.error(reason)
+        if job.asked or state == LearnerStatus.ERROR:
+            self._diagnostics.error(reason)
         if job.asked:
             self._rest(LearnerStatus.IDLE, "waiting for episodes")
         else:
-            self._rest(LearnerStatus.ERROR, reason)
+            self._rest(state, reason)
+            self._tried = self._survey.total  # until another episode comes, it would end the same way
         return reason
 
     def _rest(self, state: int, detail: str) -> None:
@@ -166,8 +170,6 @@ class LearnerNode(Node):
             self._survey = self._learner.survey()
         except OSError as error:  # the folder is gone; the next look says so again
             self._diagnostics.error(f"cannot look at the episodes: {error}")
-        if state == LearnerStatus.ERROR:
-            self._tried = self._survey.total  # until another episode comes, it would end the same way
         self._state, self._detail, self._progress = state, detail, Progress("idle")
 
     def _report(self, progress: Progress) -> None:

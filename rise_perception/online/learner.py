@@ -38,6 +38,10 @@ MOST_FAILURES = 3
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
 
 
+class TooFewEpisodesError(DataError):
+    """There is too little to learn from, or to judge by; other episodes may come."""
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """What the learner learns from, and when.
@@ -211,7 +215,8 @@ class OnlineLearner:
             stop: ends it early; nothing of it stays then.
 
         Raises:
-            DataError: there is too little to learn from, or to judge by.
+            TooFewEpisodesError: there is too little to learn from, or to judge by.
+            DataError: one of ``ids`` is not stored, or cannot teach.
             Stopped: by ``stop``.
         """
         stop, begun = stop or Event(), time.monotonic()
@@ -292,7 +297,7 @@ class OnlineLearner:
         heldout = [e for e in good if self._judges(e)][::-1][: self.config.most_heldout]
         heldout = [e for e in heldout if not self._objection(e, depth)]
         if len(heldout) < self.config.gate.min_heldout:
-            raise DataError(
+            raise TooFewEpisodesError(
                 f"{len(heldout)} held-out episodes can judge a candidate, gate.min_heldout is "
                 f"{self.config.gate.min_heldout}; capture more grasps"
             )
@@ -315,7 +320,7 @@ class OnlineLearner:
             self._remember(failures=self.memory.failures | {e.id: MOST_FAILURES for e in useless})
         chosen = [e for e in chosen if e not in useless]
         if not chosen:
-            raise DataError("no stored episode teaches anything new; capture more grasps")
+            raise TooFewEpisodesError("no stored episode teaches anything new; capture more grasps")
         return heldout, chosen
 
     def _objection(self, entry: Entry, depth: bool) -> str:
