@@ -11,7 +11,7 @@ import picking
 import pytest
 from rise_msgs.msg import InstanceArray
 from rise_msgs.srv import ReloadModel, RollbackModel, SnapshotModel
-from ros_graph import RELIABLE, Graph, stamp_of
+from ros_graph import RELIABLE, Graph, stamp_of, status_text
 from safetensors.torch import load_file, save_file
 from std_srvs.srv import Trigger
 from test_nodes_learner import Robot
@@ -122,11 +122,13 @@ def test_a_learner_that_comes_later_says_what_serves_from_the_start(tmp_path: Pa
         base = ModelStore(robot.models).serving().version
         robot.process.stop()
         shutil.rmtree(robot.models)
+        robot.models.mkdir()  # as when both start at once
         network = build_network(tiny_config(**picking.NETWORK))
         save_model(tmp_path / "own", network, ModelCard("own", network.config, score_threshold=0.0))
         own = {"model": str(tmp_path / "own"), "model_dir": str(robot.models), "depth_topic": "", **RELIABLE}
         robot.graph.start("segmentation_node", own)
         robot.graph.wait_for_diagnostics("serving model: own-")
+        assert not [s for s in robot.graph.diagnostics if "can serve" in status_text(s)]
         robot.process = robot.start()
         robot.graph.wait_for_diagnostics(f"serving model: {base}")
         robot.graph.wait_for_diagnostics(f"segmentation node: serves {base}")

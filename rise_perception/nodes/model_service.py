@@ -47,7 +47,8 @@ class ModelService:
 
         A folder without any version yet is no problem: the learner may come later.
         """
-        if not self._folder or not Path(self._folder).expanduser().is_dir():
+        root = Path(self._folder).expanduser()
+        if not self._folder or not root.is_dir() or not ModelStore(root).versions():
             return ""
         try:
             folder = self._find("")
@@ -74,16 +75,21 @@ class ModelService:
         self._busy = True
         try:
             folder = self._find(request.version)
-            said: list[str] = []
-            segmenter.swap(folder, said.append)
-            while not said:
-                await pause(self._node, POLL_PERIOD)
-            versions = [model.card.version for model in segmenter.models]
-            # With torch in place of its engine it serves all the same, and the message says so.
-            response.success = folder.name in versions
-            response.message = said[0] or f"{folder.name} serves"
-            if response.success:
-                self._changed()
+
+            def serves() -> bool:
+                return folder.name in [model.card.version for model in segmenter.models]
+
+            if serves():  # a learner asks at its start, too
+                response.success, response.message = True, f"{folder.name} serves"
+            else:
+                said: list[str] = []
+                segmenter.swap(folder, said.append)
+                while not said:
+                    await pause(self._node, POLL_PERIOD)
+                # With torch in place of its engine it serves all the same, and the message says so.
+                response.success, response.message = serves(), said[0] or f"{folder.name} serves"
+                if response.success:
+                    self._changed()
         except (RiseError, OSError) as error:
             response.message = str(error)
         finally:
