@@ -20,7 +20,7 @@ endif
 demo: venv
 	@$(RUN) $(BIN)/rise demo $(if $(INPUT),"$(INPUT)")
 
-# A process for each group: onnx, ONNX Runtime, OpenVINO and torch together do not survive hundreds of other tests.
+# A process for each group: it gives its memory back, and a crash in native code says where it happened.
 GROUPS := 'tests/test_[a-d]*.py' 'tests/test_e[a-w]*.py' 'tests/test_ex*.py' 'tests/test_[f-m]*.py' 'tests/test_n*.py' \
 	'tests/test_[o-q]*.py' 'tests/test_runtime*.py' 'tests/test_s*.py'
 
