@@ -306,12 +306,20 @@ def test_certain_objects_join_the_pseudo_labels_and_predictions_do_not(
 
 
 def test_an_update_starts_from_the_parent_ends_in_its_budget_and_can_be_stopped(
-    tmp_path: Path, episodes: EpisodeStore, parent: ModelStore
+    tmp_path: Path, episodes: EpisodeStore, parent: ModelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real = EpisodeTrainer.step
+
+    def slow(self: EpisodeTrainer, batch: Batch) -> dict[str, float]:
+        losses = real(self, batch)
+        time.sleep(1.0)
+        return losses
+
+    monkeypatch.setattr(EpisodeTrainer, "step", slow)
     said: list[Progress] = []
     anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries(), {})
     serving = parent.serving()
-    short = UpdateConfig(iterations=50, seconds=1e-3, batch=2, episode_batch=2)
+    short = UpdateConfig(iterations=50, seconds=1.0, batch=2, episode_batch=2)
     card, steps = train_candidate(short, serving, anchors, source, tmp_path / "c", said.append, Event())
     assert steps == 1
     assert (said[-1].iteration, said[-1].iterations) == (1, 50)
