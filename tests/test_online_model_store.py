@@ -92,6 +92,23 @@ def test_a_version_that_was_kept_to_be_looked_at_cannot_serve(store: ModelStore)
     assert store.rollback(snapshot.version).version == snapshot.version
 
 
+def test_what_was_only_looked_at_may_serve_when_it_is_accepted_later(store: ModelStore) -> None:
+    base = store.serving().version
+    seen = add_version(store, 1, accepted=False, note="looked at", kept=True)
+    assert add_version(store, 1, accepted=False).facts["note"] == "looked at"
+    again = add_version(store, 1, accepted=True, note="good")
+    assert (again.version, again.facts["note"], again.facts["kept"]) == (seen.version, "good", True)
+    assert store.promote(again.version, base).version == seen.version
+    assert add_version(store, 1, accepted=False).facts["accepted"]  # what has served may serve again
+
+
+def test_a_snapshot_remembers_what_must_not_be_lost(store: ModelStore) -> None:
+    base = store.serving().version
+    version = add_version(store, 1, accepted=True, best_anchors={"abc": 0.6}).version
+    store.promote(version, base)
+    assert store.snapshot("").facts["best_anchors"] == {"abc": 0.6}
+
+
 def test_a_candidate_of_an_older_parent_is_not_promoted(store: ModelStore) -> None:
     base = store.serving().version
     late = add_version(store, 1)

@@ -238,7 +238,10 @@ class ModelStore:
             shutil.rmtree(place, ignore_errors=True)
 
     def add(self, place: Path, card: ModelCard, facts: dict[str, Any]) -> StoredModel:
-        """Make the model in a :meth:`workplace` a version; one that is there already stays as it is.
+        """Make the model in a :meth:`workplace` a version.
+
+        One that is there already stays as it is, but that it may serve from now on if ``facts`` say so:
+        equal training gives equal weights, also after a candidate that was only to be looked at.
 
         Args:
             place: holds the weights; the folder is gone afterwards.
@@ -251,7 +254,13 @@ class ModelStore:
         card = dataclasses.replace(card, metrics={**card.metrics, FACTS: facts})
         target = self.root / card.version
         with self._mutex:
-            if not target.exists():
+            if target.exists():
+                if facts.get("accepted") and not (there := self._at(card.version)).facts.get("accepted"):
+                    metrics = {**there.card.metrics, FACTS: {**there.facts, **facts}}
+                    write_json(
+                        target / CARD, dataclasses.asdict(dataclasses.replace(there.card, metrics=metrics))
+                    )
+            else:
                 write_json(place / CARD, dataclasses.asdict(card))
                 flush(place / WEIGHTS)
                 flush(place)
@@ -315,7 +324,13 @@ class ModelStore:
             name = f"{serving.card.name.split('-snapshot')[0]}-snapshot{current.database_version}"
             with self.workplace() as place:
                 card = dataclasses.replace(_copy(serving.folder, place), name=name)
-                facts = {"parent": serving.version, "note": note[:1000], "kept": True, "accepted": True}
+                facts = {
+                    "parent": serving.version,
+                    "note": note[:1000],
+                    "kept": True,
+                    "accepted": True,
+                    "best_anchors": serving.facts.get("best_anchors", {}),  # no way around what was lost
+                }
                 return self.add(place, card, facts)
 
     def _serve(
