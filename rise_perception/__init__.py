@@ -24,6 +24,7 @@ ROOMS = (
     "synthesis",  # composite images: cut-outs, placement, compositing, augmentation
     "evaluation",  # how good masks are: AP, overlap, overlays, report pages
     "inference",  # from a frame to instances; in `engines` the other runtimes
+    "planning",  # what grasp planners take: clouds, hulls, suction candidates, files
     "training",  # losses, matching, pseudo-labels, the trainer
     "grasp_learning",  # capture -> labelling -> update
     "simulation",  # the tote world and the simulated cell
