@@ -16,7 +16,8 @@ from torch import Tensor
 from rise_perception.core.errors import ModelError
 from rise_perception.inference.segmenter import Segmenter
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.convert import initialise
 from rise_perception.network.mask_rcnn import OUTSIDE, MaskRcnnNetwork, paste_masks

@@ -27,7 +27,8 @@ from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.nodes import qos
 from rise_perception.nodes.learner_node import ASK_AGAIN
 from rise_perception.nodes.learner_parameters import PARAMETERS

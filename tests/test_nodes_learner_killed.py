@@ -25,7 +25,8 @@ from rise_perception.grasp_learning.update.learner import MEMORY
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update_log import DIARY
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.nodes.node_process import environment, free_domain
 
 pytestmark = pytest.mark.slow

@@ -14,6 +14,7 @@ import torch
 from rise_perception.core.errors import RiseError
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
+from rise_perception.inference.decoding import draw_queries
 from rise_perception.inference.engines.background_build import BackgroundBuild, Outcome
 from rise_perception.inference.engines.build import build_engine, check_name, serving_spec
 from rise_perception.inference.engines.cache import EngineCache
@@ -23,7 +24,7 @@ from rise_perception.inference.engines.parity import Parity
 from rise_perception.inference.engines.runner import Runner
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.gpu_preprocess import make_input_on, paint_on
-from rise_perception.inference.postprocess import draw_queries, suppress_duplicates, to_instances
+from rise_perception.inference.postprocess import suppress_duplicates, to_instances
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input

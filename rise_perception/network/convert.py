@@ -33,7 +33,8 @@ from torch import Tensor
 
 from rise_perception.core.errors import ModelError
 from rise_perception.network.build import Network
-from rise_perception.network.checkpoint import CARD, WEIGHTS, load_model
+from rise_perception.network.card import CARD, WEIGHTS
+from rise_perception.network.checkpoint import load_model
 
 #: Parts that must fit whole. Every other part is taken where it fits whole, and else stays as it is.
 _CORE = ("backbone", "projection", "level_embed", "encoder", "decoder", "box_heads", "pyramid")

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from rise_perception.core.errors import ModelError
 from rise_perception.data.coco import CocoDataset
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, read_card, save_model
+from rise_perception.network.card import ModelCard, read_card
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, Scenes, training_loader, with_plain_errors

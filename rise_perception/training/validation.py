@@ -18,7 +18,7 @@ from rise_perception.core.regions import ImagePair, Region, category_name, encod
 from rise_perception.data.coco import CocoDataset, LabelledImage
 from rise_perception.evaluation.coco import coco_scores
 from rise_perception.inference.segmenter import Segmenter
-from rise_perception.network.checkpoint import CARD, ModelCard, read_card
+from rise_perception.network.card import CARD, ModelCard, read_card
 
 #: AP counts every guess that scores above this.
 LOWEST_SCORE = 0.02

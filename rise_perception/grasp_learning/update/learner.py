@@ -43,7 +43,7 @@ from rise_perception.grasp_learning.update.update import (
     train_candidate,
 )
 from rise_perception.grasp_learning.update.update_log import write_down
-from rise_perception.network.checkpoint import file_checksum
+from rise_perception.network.card import file_checksum
 
 #: What the learner remembers, in the folder of the models.
 MEMORY = "learner.json"

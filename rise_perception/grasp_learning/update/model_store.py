@@ -20,7 +20,7 @@ from typing import Any
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, ModelError
 from rise_perception.core.files import flush, write_json
-from rise_perception.network.checkpoint import CARD, WEIGHTS, ModelCard, file_checksum, read_card
+from rise_perception.network.card import CARD, WEIGHTS, ModelCard, file_checksum, read_card
 
 #: The file that says which version serves; replaced as a whole.
 CURRENT = "current.json"

@@ -19,7 +19,8 @@ from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeS
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.grasp_learning.update.model_store import StoredModel
 from rise_perception.grasp_learning.update.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, training_loader, with_plain_errors
 from rise_perception.training.boxes import to_corners

@@ -18,7 +18,7 @@ from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.runner import Progress, RuntimeUnavailableError, processor
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.threads import cpu_threads
-from rise_perception.network.checkpoint import ModelCard
+from rise_perception.network.card import ModelCard
 
 #: What is tried on a device; torch is always measured, too. torch-compiled leaves nothing in the cache: each
 #: process that serves with it compiles it again beside its images, so only who names it gets it.
