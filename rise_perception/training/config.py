@@ -68,6 +68,11 @@ class SequenceConfig:
         bank: capacity of the instance bank.
         removed, moved: share of the pasted objects that leave, or change place, between before and after.
         added: probability that a new object comes.
+        strong_scale: range of the geometric scale factor of x3, the student's view, against x1, the
+            teacher's; [1, 1] with no flip and no rotation gives both the same geometry.
+        strong_rotation: greatest rotation of x3 against x1, degrees.
+        strong_flip: probability that x3 is a mirror image of x1.
+        depth_noise: strength of the noise and holes in the depth of x3; 0 switches it off.
     """
 
     objects: int = 6
@@ -75,11 +80,20 @@ class SequenceConfig:
     removed: float = 0.25
     moved: float = 0.25
     added: float = 0.5
+    strong_scale: tuple[float, float] = (0.8, 1.25)
+    strong_rotation: float = 8.0
+    strong_flip: float = 0.5
+    depth_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "strong_scale", tuple(self.strong_scale))
+        valid = len(self.strong_scale) == 2 and 0 < self.strong_scale[0] <= self.strong_scale[1]
+        require(valid, "sequences.strong_scale", self.strong_scale, "two factors above 0, the smaller first")
+        for name in ("strong_rotation", "depth_noise"):
+            require(getattr(self, name) >= 0, f"sequences.{name}", getattr(self, name), "0 or more")
         require(self.objects >= 0, "sequences.objects", self.objects, "0 or more")
         require(self.bank >= 1, "sequences.bank", self.bank, "at least 1")
-        for name in ("removed", "moved", "added"):
+        for name in ("removed", "moved", "added", "strong_flip"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"sequences.{name}", value, "between 0 and 1")
         together = self.removed + self.moved
