@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, require
 from rise_perception.network.config import NetworkConfig
+from rise_perception.training.config_files import read_mapping
 from rise_perception.training.criterion import LossConfig
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
 
@@ -198,11 +196,15 @@ def read_train_config(path: str | Path) -> TrainConfig:
 
     A file may name another by ``extends``, relative to itself, and then states only what differs.
 
+    Args:
+        path: a YAML file, or ``FILE.yaml:ROW``, a row of a table
+            (:mod:`rise_perception.training.config_files`).
+
     Raises:
-        ConfigError: the file is missing or no YAML, has an unknown key, or a value of the wrong kind.
+        ConfigError: the file or the row is missing or no YAML, has an unknown key, or a value of the wrong
+            kind.
     """
-    path = Path(path)
-    raw = _read(path, ())
+    raw = read_mapping(path)
     try:
         for section, cls in _SECTIONS.items():
             if section in raw:
@@ -210,29 +212,3 @@ def read_train_config(path: str | Path) -> TrainConfig:
         return build_config(TrainConfig, raw, "configuration")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in extending:
-        raise ConfigError(f"configuration {path} extends itself; break the circle of `extends`")
-    if not path.is_file():
-        named = f" (named by `extends` in {extending[-1]})" if extending else ""
-        raise ConfigError(f"configuration {path} does not exist{named}; those that ship are in config/")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"configuration {path} is empty or no mapping; those that ship are in config/")
-    base = raw.pop("extends", None)
-    if base is None:
-        return raw
-    return _merged(_read(path.parent / str(base), (*extending, path.resolve())), raw)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _merged(base[key], value) if both else value
-    return result
