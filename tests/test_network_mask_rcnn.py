@@ -190,7 +190,7 @@ def test_gradients_reach_every_parameter(matching: str) -> None:
     losses = supervised_loss(outputs, targets(), LossConfig(matching=matching))
     assert losses["masks"] > 0
     assert outputs.embeddings is not None
-    matches = match(outputs, targets(), matching)
+    matches = match(outputs, targets(), LossConfig(matching))
     (losses["total"] + association_loss(outputs.embeddings, matches, targets())).backward()
     without = [n for n, p in made.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

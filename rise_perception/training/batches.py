@@ -41,6 +41,8 @@ class Batch:
         labelled: (2P,) bool.
         before: (U, C, H, W) float32, x1 of the unlabelled scenes: what the teacher sees.
         before_padding: (U, H, W) bool or None.
+        to_strong: (U, 2, 3) float32, where a point of x1 is in x3, both as fractions of the network's input;
+            None where both have one geometry.
     """
 
     images: Tensor
@@ -49,6 +51,7 @@ class Batch:
     labelled: Tensor
     before: Tensor
     before_padding: Tensor | None
+    to_strong: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device, images with the channels last in memory."""
@@ -59,6 +62,7 @@ class Batch:
             self.labelled.to(device),
             self.before.to(device, memory_format=torch.channels_last, non_blocking=True),
             None if self.before_padding is None else self.before_padding.to(device),
+            None if self.to_strong is None else self.to_strong.to(device),
         )
 
 
@@ -98,6 +102,7 @@ class Scene(NamedTuple):
     after: Sample
     before: Sample | None  # of an unlabelled scene, for the teacher
     labelled: bool
+    to_strong: np.ndarray | None = None  # (2, 3) float32, from x1 to x3 in fractions of the input
 
 
 class Scenes(Dataset[Scene]):
@@ -131,7 +136,10 @@ class Scenes(Dataset[Scene]):
         sequence, network = self.sequence(key), self.config.network
         before = None if key.labelled else to_network(sequence.before, network)
         strong, after = to_network(sequence.strong, network), to_network(sequence.after, network)
-        return Scene(strong, after, before, key.labelled)
+        to_strong = None
+        if not key.labelled and sequence.to_strong is not None:
+            to_strong = in_fractions(sequence.to_strong, sequence.before.image.shape[:2], network.image_size)
+        return Scene(strong, after, before, key.labelled, to_strong)
 
     def sequence(self, key: Key) -> PseudoSequence:
         """The pseudo-sequence before it becomes the network's input.
@@ -214,6 +222,15 @@ def to_network(sample: LabelledImage, network: NetworkConfig) -> Sample:
     return image, box.padding(), targets
 
 
+def in_fractions(matrix: np.ndarray, image_size: tuple[int, int], input_size: tuple[int, int]) -> np.ndarray:
+    """A map of an image's pixels (2, 3) as (2, 3) float32, for fractions of the network's input."""
+    content = Letterbox(image_size, input_size).content
+    # Pixels of the image in the whole width and height of the input, padding and all.
+    whole = np.array([image_size[k] * input_size[k] / content[k] for k in (1, 0)])
+    linear = matrix[:, :2] * whole[None] / whole[:, None]
+    return np.column_stack([linear, matrix[:, 2] / whole]).astype(np.float32)
+
+
 class SeededOrder(Sampler[list[Key]]):
     """The keys of this process's share of each step: epochs of shuffled images, the same for the same seed.
 
@@ -268,7 +285,9 @@ def collate(scenes: list[Scene]) -> Batch:
     images, padding = _stack(views, views[0][0])
     before, before_padding = _stack(unlabelled, views[0][0])
     labelled = torch.tensor([scene.labelled for scene in scenes for _ in range(2)])
-    return Batch(images, padding, [view[2] for view in views], labelled, before, before_padding)
+    maps = [scene.to_strong for scene in scenes if scene.to_strong is not None]
+    to_strong = torch.from_numpy(np.stack(maps)) if maps else None
+    return Batch(images, padding, [view[2] for view in views], labelled, before, before_padding, to_strong)
 
 
 def _stack(samples: list[Sample], like: np.ndarray) -> tuple[Tensor, Tensor | None]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, require
 from rise_perception.network.config import NetworkConfig
+from rise_perception.training.config_files import read_mapping
 from rise_perception.training.criterion import LossConfig
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
 
@@ -68,6 +66,11 @@ class SequenceConfig:
         bank: capacity of the instance bank.
         removed, moved: share of the pasted objects that leave, or change place, between before and after.
         added: probability that a new object comes.
+        strong_scale: range of the geometric scale factor of x3, the student's view, against x1, the
+            teacher's; [1, 1] with no flip and no rotation gives both the same geometry.
+        strong_rotation: greatest rotation of x3 against x1, degrees.
+        strong_flip: probability that x3 is a mirror image of x1.
+        depth_noise: strength of the noise and holes in the depth of x3; 0 switches it off.
     """
 
     objects: int = 6
@@ -75,11 +78,20 @@ class SequenceConfig:
     removed: float = 0.25
     moved: float = 0.25
     added: float = 0.5
+    strong_scale: tuple[float, float] = (0.8, 1.25)
+    strong_rotation: float = 8.0
+    strong_flip: float = 0.5
+    depth_noise: float = 1.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "strong_scale", tuple(self.strong_scale))
+        valid = len(self.strong_scale) == 2 and 0 < self.strong_scale[0] <= self.strong_scale[1]
+        require(valid, "sequences.strong_scale", self.strong_scale, "two factors above 0, the smaller first")
+        for name in ("strong_rotation", "depth_noise"):
+            require(getattr(self, name) >= 0, f"sequences.{name}", getattr(self, name), "0 or more")
         require(self.objects >= 0, "sequences.objects", self.objects, "0 or more")
         require(self.bank >= 1, "sequences.bank", self.bank, "at least 1")
-        for name in ("removed", "moved", "added"):
+        for name in ("removed", "moved", "added", "strong_flip"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"sequences.{name}", value, "between 0 and 1")
         together = self.removed + self.moved
@@ -184,11 +196,15 @@ def read_train_config(path: str | Path) -> TrainConfig:
 
     A file may name another by ``extends``, relative to itself, and then states only what differs.
 
+    Args:
+        path: a YAML file, or ``FILE.yaml:ROW``, a row of a table
+            (:mod:`rise_perception.training.config_files`).
+
     Raises:
-        ConfigError: the file is missing or no YAML, has an unknown key, or a value of the wrong kind.
+        ConfigError: the file or the row is missing or no YAML, has an unknown key, or a value of the wrong
+            kind.
     """
-    path = Path(path)
-    raw = _read(path, ())
+    raw = read_mapping(path)
     try:
         for section, cls in _SECTIONS.items():
             if section in raw:
@@ -196,29 +212,3 @@ def read_train_config(path: str | Path) -> TrainConfig:
         return build_config(TrainConfig, raw, "configuration")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-
-
-def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in extending:
-        raise ConfigError(f"configuration {path} extends itself; break the circle of `extends`")
-    if not path.is_file():
-        named = f" (named by `extends` in {extending[-1]})" if extending else ""
-        raise ConfigError(f"configuration {path} does not exist{named}; those that ship are in config/")
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"configuration {path} is empty or no mapping; those that ship are in config/")
-    base = raw.pop("extends", None)
-    if base is None:
-        return raw
-    return _merged(_read(path.parent / str(base), (*extending, path.resolve())), raw)
-
-
-def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _merged(base[key], value) if both else value
-    return result

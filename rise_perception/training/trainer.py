@@ -6,6 +6,7 @@ import copy
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from rise_perception.training.distributed import (
     wait_for_all,
 )
 from rise_perception.training.matching import Targets
-from rise_perception.training.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets
+from rise_perception.training.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets, unlabelled_factor
 from rise_perception.training.total_loss import unified_loss
 from rise_perception.training.train_state import MovingAverage, load_state, save_state
 from rise_perception.training.validation import validate
@@ -169,17 +170,20 @@ class Trainer:
         """
         steps = self.config.optimisation
         half = steps.precision == "bf16"
+        factor = unlabelled_factor(self.config.self_supervision, self.iteration, steps.iterations)
+        weights = replace(self.config.loss, unlabelled_weight=factor * self.config.loss.unlabelled_weight)
         # Each in its own: weights that autocast converts without gradient must not serve the student too.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            pseudo = self.pseudo_labels(batch)
+            pseudo = self.pseudo_labels(batch) if factor else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             losses = unified_loss(
-                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, self.config.loss
+                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, weights
             )
         values = {}
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
             values["pseudo_labels/per_image"] = count / len(pseudo)
+            values["pseudo_labels/weight"] = weights.unlabelled_weight
             values["pseudo_labels/class_threshold"] = class_threshold(
                 self.config.self_supervision, self.iteration, steps.iterations
             )
@@ -203,6 +207,7 @@ class Trainer:
             self.config.self_supervision,
             self.iteration,
             self.config.optimisation.iterations,
+            batch.to_strong,
         )
         self.network.train()
         return targets
