@@ -21,7 +21,9 @@ from rise_perception.training.criterion import (
     Matches,
     dice_loss,
     focal_loss,
+    mask_iou,
     match,
+    quality_focal_loss,
     supervised_loss,
 )
 from rise_perception.training.matching import Targets, match_hungarian
@@ -33,6 +35,42 @@ def test_focal_loss_is_torchvisions() -> None:
     expected = torchvision.ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2)
     torch.testing.assert_close(focal_loss(logits, targets), expected)
     assert focal_loss(torch.tensor([60.0, -60.0]), torch.tensor([0.0, 1.0])).isfinite().all()
+
+
+def test_quality_focal_loss_is_least_where_the_score_is_the_quality() -> None:
+    quality = torch.tensor([0.0, 0.3, 0.8, 1.0])
+    logits = torch.linspace(-9, 9, 1801)[:, None]
+    losses = quality_focal_loss(logits.expand(-1, 4), quality.expand(1801, -1))
+    best = logits[losses.argmin(0), 0].sigmoid()
+    torch.testing.assert_close(best, quality, atol=0.01, rtol=0)
+    # By hand: score 0.5, quality 1: 0.5^2 * ln 2.
+    assert quality_focal_loss(torch.zeros(1), torch.ones(1)).item() == pytest.approx(0.25 * math.log(2))
+
+
+def test_mask_iou_by_hand() -> None:
+    logits = torch.tensor([[[2.0, 2.0], [-2.0, -2.0]], [[-1.0, -1.0], [-1.0, -1.0]]])
+    targets = torch.tensor([[[True, False], [True, False]], [[False, False], [False, False]]])
+    torch.testing.assert_close(mask_iou(logits, targets), torch.tensor([1 / 3, 0.0]))
+
+
+def test_with_quality_a_score_learns_how_well_its_mask_fits() -> None:
+    with pytest.raises(ConfigError, match="classification"):
+        LossConfig(classification="best")
+    torch.manual_seed(0)
+    none, whole = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.bool)
+    whole[0, 2:6, 2:6] = True
+    targets = [Targets(none, torch.tensor([[0.5, 0.5, 0.5, 0.5]]), whole, none)]
+    half = torch.full((8, 8), -5.0)
+    half[2:6, 2:4] = 5.0  # half of the object: an IoU of 0.5
+    logits = torch.zeros(1, 1, 1, requires_grad=True)
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5]]])
+    outputs = QueryOutputs(logits, boxes, None, lambda batch, query: half.expand(len(batch), 8, 8))
+    supervised_loss(outputs, targets, LossConfig(classification="quality"))["classes"].backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().item() < 1e-6, "a score of 0.5 is right for an IoU of 0.5"
+    logits.grad = None
+    supervised_loss(outputs, targets, LossConfig())["classes"].backward()
+    assert logits.grad.item() < -0.01, "with focal loss it rises whatever the mask"
 
 
 def test_dice_loss_by_hand() -> None:

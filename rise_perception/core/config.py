@@ -59,6 +59,6 @@ def _typed(value: Any, annotation: str, where: str) -> Any:
     if type(value) not in types:
         raise ConfigError(f"{where} is {value!r}; it must be {name}")
     if kind == "tuple":
-        element = inner.rstrip("]").split(",")[0]
+        element = inner.rstrip("]").split(",")[0]  # of an unknown kind, such as "str | X": taken as it is
         return tuple(_typed(value[i], element, f"{where}[{i}]") for i in range(len(value)))
     return value

@@ -106,6 +106,10 @@ class CocoImages(Dataset[LabelledImage]):
         image, depth = self._read_image(index)
         return LabelledImage.unlabelled(self.images[index]["file_name"], image, depth)
 
+    def picture_paths(self) -> list[Path]:
+        """The image files, in order."""
+        return [self._image_folder / entry["file_name"] for entry in self.images]
+
     def after(self, index: int) -> LabelledImage | None:
         """None: a COCO file does not say which images follow on each other."""
         return None

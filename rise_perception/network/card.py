@@ -31,6 +31,7 @@ class ModelCard:
         metrics: measured figures by name, such as ``{"tote_world_test": {"ap50": 0.8}}``.
         git_revision: revision of the code that trained it.
         checksum: SHA-256 of the weights file.
+        data_checksum: SHA-256 over the training data.
         notes: anything that a user should know.
     """
 
@@ -42,6 +43,7 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict)
     git_revision: str = ""
     checksum: str = ""
+    data_checksum: str = ""
     notes: str = ""
 
     @property

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, require
 from rise_perception.network.config import NetworkConfig
+from rise_perception.simulation.world_source import WorldConfig
+from rise_perception.training.assessment import EvaluationSet
 from rise_perception.training.config_files import read_mapping
 from rise_perception.training.criterion import LossConfig
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
@@ -18,12 +21,15 @@ class DataConfig:
     """Where the images come from, and how they are augmented.
 
     Attributes:
-        train: labelled sources: COCO annotation files, split files of `rise split`, OCID folders; relative
-            paths start at the working directory.
+        train: labelled sources: COCO annotation files, split files of `rise split`, OCID folders, and worlds
+            (:class:`~rise_perception.simulation.world_source.WorldConfig`), which are rendered while the
+            training goes on; relative paths start at the working directory.
         unlabelled: sources whose labels, if there are any, are never read: the same, folders of images, bags.
             Empty: training is supervised only.
-        validation: COCO annotation file; when the training ends, the AP on it goes into the model card and
-            the score threshold is chosen on it. Empty: neither.
+        validation: COCO annotation file, or a world; when the training ends, the AP on it goes into the model
+            card and the score threshold is chosen on it. Empty: neither.
+        cache: folder where worlds are rendered; trainings may share it.
+        renderers: processes that render; 0 takes the cores that the step and the loader leave.
         broken: what to do with an image that cannot be read or has a broken annotation: ``stop``, or ``skip``
             to name it once and go on with the next.
         augmentation: strength of the colour augmentation; 0 switches it off.
@@ -32,9 +38,11 @@ class DataConfig:
         workers: processes that load and augment.
     """
 
-    train: tuple[str, ...]
+    train: tuple[str | WorldConfig, ...]
     unlabelled: tuple[str, ...] = ()
-    validation: str = ""
+    validation: str | WorldConfig = ""
+    cache: str = "data/worlds"
+    renderers: int = 0
     broken: str = "stop"
     augmentation: float = 1.0
     scale: tuple[float, float] = (0.7, 1.6)
@@ -46,14 +54,27 @@ class DataConfig:
             if isinstance(getattr(self, name), str):
                 raise ConfigError(f"data.{name} is {getattr(self, name)!r}; it must be a list of sources")
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        worlds = tuple(_source(source, f"data.train[{k}]") for k, source in enumerate(self.train))
+        object.__setattr__(self, "train", worlds)
+        object.__setattr__(self, "validation", _source(self.validation, "data.validation"))
         object.__setattr__(self, "scale", tuple(self.scale))
         if not self.train:
             raise ConfigError("data.train is empty; name at least one annotation file")
         require(self.broken in ("stop", "skip"), "data.broken", self.broken, "stop or skip")
         require(self.augmentation >= 0, "data.augmentation", self.augmentation, "0 or more")
         require(self.workers >= 0, "data.workers", self.workers, "0 or more")
+        require(self.renderers >= 0, "data.renderers", self.renderers, "0 or more")
         valid = len(self.scale) == 2 and 0 < self.scale[0] <= self.scale[1]
         require(valid, "data.scale", self.scale, "two factors above 0, the smaller first")
+
+
+def _source(entry: Any, where: str) -> str | WorldConfig:
+    """A path, or the world that a mapping describes."""
+    if isinstance(entry, dict):
+        return cast("WorldConfig", build_config(WorldConfig, entry, where))
+    if isinstance(entry, (str, WorldConfig)):
+        return entry
+    raise ConfigError(f"{where} is {entry!r}; it must be a path, or a mapping with `world` and `scenes`")
 
 
 @dataclass(frozen=True)
@@ -116,7 +137,10 @@ class OptimisationConfig:
         average: decay of the moving average of the weights that is evaluated and saved; 0 saves the
             weights themselves.
         precision: ``fp32``, or ``bf16`` for automatic mixed precision; losses and weights stay FP32.
+            ``auto`` is bf16 on a GPU, fp32 elsewhere.
         save_every: steps between checkpoints.
+        validate_every: steps between validations on ``data.validation``; the best weights are kept. 0: never.
+        validation_images: how many of its images each of these takes, the first ones.
         threads: CPU threads for the step; 0 leaves PyTorch's choice.
         seed: seeds weights, order and augmentation.
     """
@@ -134,6 +158,8 @@ class OptimisationConfig:
     average: float = 0.0
     precision: str = "fp32"
     save_every: int = 500
+    validate_every: int = 0
+    validation_images: int = 100
     threads: int = 0
     seed: int = 0
 
@@ -146,7 +172,15 @@ class OptimisationConfig:
         require(self.learning_rate > 0, "optimisation.learning_rate", self.learning_rate, "above 0")
         require(self.clip > 0, "optimisation.clip", self.clip, "above 0")
         require(0 <= self.average < 1, "optimisation.average", self.average, "in [0, 1)")
-        require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
+        known = ("auto", "fp32", "bf16")
+        require(self.precision in known, "optimisation.precision", self.precision, "auto, fp32 or bf16")
+        require(self.validate_every >= 0, "optimisation.validate_every", self.validate_every, "0 or more")
+        require(
+            self.validation_images >= 1,
+            "optimisation.validation_images",
+            self.validation_images,
+            "at least 1",
+        )
 
 
 @dataclass(frozen=True)
@@ -159,6 +193,7 @@ class TrainConfig:
         init: where the weights start: folder of a model, or of a Deformable DETR checkpoint of transformers
             (:mod:`rise_perception.network.convert`); empty starts at random.
         data, network, loss, sequences, self_supervision, optimisation: see there.
+        evaluation: labelled sets that the finished model is measured on; what is not there is skipped.
         notes: goes into the model card.
     """
 
@@ -171,9 +206,24 @@ class TrainConfig:
     sequences: SequenceConfig = field(default_factory=SequenceConfig)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
     optimisation: OptimisationConfig = field(default_factory=OptimisationConfig)
+    evaluation: tuple[EvaluationSet, ...] = ()
     notes: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.evaluation, (list, tuple)):
+            raise ConfigError(f"evaluation is {self.evaluation!r}; it must be a list of sets")
+        sets = tuple(
+            entry
+            if isinstance(entry, EvaluationSet)
+            else build_config(EvaluationSet, entry, f"evaluation[{k}]")
+            for k, entry in enumerate(self.evaluation)
+        )
+        object.__setattr__(self, "evaluation", sets)
+        if self.optimisation.validate_every and not self.data.validation:
+            raise ConfigError(
+                f"optimisation.validate_every is {self.optimisation.validate_every} and data.validation is "
+                "empty; name a validation set, or set validate_every to 0"
+            )
         if self.self_supervision.teacher == "average" and not self.optimisation.average:
             raise ConfigError(
                 "self_supervision.teacher is 'average' and optimisation.average is 0; give a decay such as "

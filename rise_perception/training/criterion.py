@@ -22,6 +22,8 @@ class LossConfig:
 
     Attributes:
         matching: ``optimal_transport`` or ``hungarian``.
+        classification: ``focal``: a matched query learns the score 1; ``quality``: it learns the IoU of its
+            mask (of its box, in a network without masks) with its object, so that scores rank the masks.
         box_weight: l1 of Eq. 1.
         mask_weight: l2 of Eq. 1.
         embedding_weight: l3, of the association loss (Eq. 4).
@@ -32,6 +34,7 @@ class LossConfig:
     """
 
     matching: str = "optimal_transport"
+    classification: str = "focal"
     box_weight: float = 2.0
     mask_weight: float = 1.0
     embedding_weight: float = 0.05
@@ -45,6 +48,10 @@ class LossConfig:
         require(valid, "loss.hungarian_cost", self.hungarian_cost, "three weights, none negative")
         if self.matching not in MATCHERS:
             raise ConfigError(f"loss.matching is {self.matching!r}; it must be one of {sorted(MATCHERS)}")
+        if self.classification not in ("focal", "quality"):
+            raise ConfigError(
+                f"loss.classification is {self.classification!r}; it must be 'focal' or 'quality'"
+            )
         for name in ("box_weight", "mask_weight", "embedding_weight", "unlabelled_weight"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"loss.{name} is {getattr(self, name)}; it must not be negative")
@@ -65,6 +72,19 @@ def focal_loss(logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: floa
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     miss = score + targets - 2 * score * targets  # 1 - p_t
     return (alpha * targets + (1 - alpha) * (1 - targets)) * entropy * miss**gamma
+
+
+def quality_focal_loss(logits: Tensor, targets: Tensor, beta: float = 2.0) -> Tensor:
+    """Elementwise quality focal loss; ``targets`` in [0, 1], both of one shape (Li et al., 2020)."""
+    entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return (targets - logits.sigmoid()).abs() ** beta * entropy
+
+
+@torch.no_grad()
+def mask_iou(logits: Tensor, targets: Tensor) -> Tensor:
+    """(M, h, w) mask logits and bool targets -> (M,) IoU of what is above 0 with the target."""
+    drawn, true = logits.flatten(1) > 0, targets.flatten(1).bool()
+    return (drawn & true).sum(1) / (drawn | true).sum(1).clamp(min=1)
 
 
 def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -154,16 +174,21 @@ def _stage_loss(
 
     logits = stage.logits.float()
     wanted = torch.zeros_like(logits)
-    wanted[b, q, _joined([o.classes[t] for o, t in zip(targets, wanted_by, strict=True)], b)] = 1.0
-    classes = focal_loss(logits, wanted)
+    column = _joined([o.classes[t] for o, t in zip(targets, wanted_by, strict=True)], b)
+    predicted = stage.boxes[b, q].float()
+    true = _joined([o.boxes[t] for o, t in zip(targets, wanted_by, strict=True)], predicted)
+    iou, giou = iou_and_giou(to_corners(predicted), to_corners(true))
+    if config.classification == "focal":
+        wanted[b, q, column] = 1.0
+        classes = focal_loss(logits, wanted)
+    else:
+        wanted[b, q, column] = _quality(stage, matches, targets, wanted_by, iou)
+        classes = quality_focal_loss(logits, wanted)
     weight = _joined([_weights(o)[t] for o, t in zip(targets, wanted_by, strict=True)], b)
     if any(o.weights is not None for o in targets):
         classes = classes.index_put((b, q), classes[b, q] * weight[:, None])
     losses = {"classes": classes.sum() / count}
 
-    predicted = stage.boxes[b, q].float()
-    true = _joined([o.boxes[t] for o, t in zip(targets, wanted_by, strict=True)], predicted)
-    _, giou = iou_and_giou(to_corners(predicted), to_corners(true))
     l1 = ((predicted - true).abs() * weight[:, None]).sum()
     overlap = ((1 - giou) * weight).sum()
     losses["boxes"] = (l1 + overlap) / count
@@ -187,6 +212,22 @@ def _weights(targets: Targets) -> Tensor:
     if targets.weights is None:
         return torch.ones(len(targets), device=targets.classes.device)
     return targets.weights
+
+
+@torch.no_grad()
+def _quality(
+    stage: QueryOutputs,
+    matches: Matches,
+    targets: list[Targets],
+    wanted_by: tuple[Tensor, ...],
+    box_iou: Tensor,
+) -> Tensor:
+    """(M,) how well each match draws its object."""
+    if stage.masks is None:
+        return box_iou.detach().clamp(0, 1)
+    drawn = stage.masks(matches.batch, matches.query).float()
+    masks = _joined([o.masks[t] for o, t in zip(targets, wanted_by, strict=True)], drawn)
+    return mask_iou(drawn, masks)
 
 
 def _per_image(batch: Tensor, values: Tensor, images: int) -> tuple[Tensor, ...]:
