@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, ModelError
+from rise_perception.core.errors import ConfigError, ModelError, require
 from rise_perception.core.files import atomic_write, write_json
+from rise_perception.core.json_files import read_json
 from rise_perception.network.build import Network, build_network
 from rise_perception.network.config import NetworkConfig
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+_RESTORE = "restore it from where the model came"
+_CHECKSUM = re.compile("(?:[0-9a-f]{64})?")
+#: Characters of a model's name; with the checksum it is the name of a folder and part of every message.
+LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,24 @@ class ModelCard:
     git_revision: str = ""
     checksum: str = ""
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        name = self.name
+        require(
+            0 < len(name) <= LONGEST_NAME and name.isprintable(),
+            "card.name",
+            name[:60],
+            f"1 to {LONGEST_NAME} printable characters",
+        )
+        require(
+            0 <= self.score_threshold <= 1, "card.score_threshold", self.score_threshold, "between 0 and 1"
+        )
+        require(
+            _CHECKSUM.fullmatch(self.checksum) is not None,
+            "card.checksum",
+            self.checksum[:80],
+            "a SHA-256 in hexadecimal digits",
+        )
 
     @property
     def version(self) -> str:
@@ -77,15 +100,13 @@ def read_card(folder: str | Path) -> ModelCard:
         raise ModelError(
             f"{folder} is no model: it has no {CARD}; give a folder that holds {WEIGHTS} and {CARD}"
         )
+    raw = read_json(path, error=ModelError, remedy=_RESTORE)
     try:
-        raw = json.loads(path.read_text())
         if isinstance(raw, dict) and "network" in raw:
             raw["network"] = build_config(NetworkConfig, raw["network"], "network")
         return build_config(ModelCard, raw, "card")
-    except (ValueError, ConfigError) as error:
-        raise ModelError(
-            f"{path} is not a valid model card: {error!s}; restore it from where the model came"
-        ) from error
+    except ConfigError as error:
+        raise ModelError(f"{path} is not a valid model card: {error}; {_RESTORE}") from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Network, ModelCard]:
