@@ -13,6 +13,7 @@ from rise_perception.core.frame import check_depth, check_image
 from rise_perception.core.instances import Instances
 from rise_perception.core.resources import find
 from rise_perception.inference.device import choose_device
+from rise_perception.inference.model_check import check_model
 from rise_perception.inference.served_model import EngineSettings, ServedModel
 from rise_perception.network.checkpoint import CARD, read_card
 
@@ -157,9 +158,10 @@ class Segmenter:
     def swap(self, folder: str | Path, done: Callable[[str], None] | None = None) -> threading.Thread:
         """Replace the model of the same input by new weights, between two images and without losing one.
 
-        In the background the new model is loaded and, where an engine serves, one is refitted or built for
-        it and compared with torch. Then the new model serves; with torch, if its engine is not as it should
-        be. Weights that cannot be loaded leave everything as it is.
+        In the background the new model is loaded and tried on stored frames
+        (:func:`.model_check.check_model`); where an engine serves, one is refitted or built for it and
+        compared with torch. Then the new model serves; with torch, if its engine is not as it should
+        be. Weights that cannot be loaded, or find nothing, leave everything as it is.
 
         Args:
             folder: of the new model.
@@ -192,6 +194,7 @@ class Segmenter:
         new = ServedModel(folder, str(old.device), None, old.settings)
         if old.threshold != old.card.score_threshold:  # given by the user, not by the card
             new.threshold = old.threshold
+        check_model(new, old)
         new.prepare_like(old)
         if new.uses_depth:
             self._depth = new
