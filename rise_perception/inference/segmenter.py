@@ -54,6 +54,18 @@ class Segmenter:
         """Name and checksum of the model; of both, joined by "+", for a pair."""
         return "+".join(model.card.version for model in self.models)
 
+    @property
+    def score_threshold(self) -> float:
+        """Score below which the model that served last, or will first, drops instances."""
+        model = next((m for m in self.models if m.card.version == self.last_model), self.models[0])
+        return float(model.threshold)
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        """Holds from the next image on; 0 takes each model's own."""
+        for model in self.models:
+            model.threshold = value or model.card.score_threshold
+
     @classmethod
     def load(
         cls,

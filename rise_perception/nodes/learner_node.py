@@ -20,6 +20,7 @@ import cv2
 import torch
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
@@ -33,9 +34,11 @@ from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update import Progress, Stopped
 from rise_perception.inference.malloc_tuning import keep_freed_memory
 from rise_perception.inference.segmenter import find_model
-from rise_perception.nodes import learner_parameters, qos
+from rise_perception.nodes import qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
+from rise_perception.nodes.learner_parameters import TABLE, learner_config
+from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.spin import lower_priority, pause, run_with_worker
 
 WORKER = "learner"
@@ -63,16 +66,16 @@ class Job:
 
 
 class LearnerNode(Node):
-    """See the module; the parameters are in config/learner_node.yaml."""
+    """See the module; the parameters are in learner_parameters.py and docs/parameters.md."""
 
     def __init__(self) -> None:
         super().__init__("learner_node")
-        p = self._given = learner_parameters.declare_all(self)
+        p = self._given = Parameters(self, TABLE).read()
         lower_priority(p.nice)
-        config = learner_parameters.learner_config(p)
-        self._models = ModelStore(Path(p.models).expanduser(), True, p.max_versions)
+        config = learner_config(p)
+        self._models = ModelStore(Path(p.model_store).expanduser(), True, p.max_versions)
         self._models.begin(find_model(p.model))
-        episodes = Path(p.store).expanduser()
+        episodes = Path(p.episode_store).expanduser()
         episodes.mkdir(parents=True, exist_ok=True)  # the interaction node may come later
         self._learner = OnlineLearner(config, self._models, EpisodeStore(episodes))
         self._state, self._detail = LearnerStatus.IDLE, "waiting for episodes"
@@ -103,7 +106,7 @@ class LearnerNode(Node):
         self._reload = self.create_client(ReloadModel, f"{name}/reload_model") if name else None
         self._asked, self._ask_at, self._refused = "", 0.0, False
         self._answer = "is not there" if name else "is told nothing"
-        self.create_timer(TELL_PERIOD, self._tell)
+        self.create_timer(TELL_PERIOD, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
         self._worker.start()

@@ -22,7 +22,7 @@ class ModelService:
 
     Args:
         node: whose service it is.
-        folder: of the versions, as the learner writes it; empty: every request is refused.
+        folder: gives that of the versions, as the learner writes it; empty: every request is refused.
         serving: the segmenter, None while there is none.
         changed: called in the executor when another version serves.
     """
@@ -30,7 +30,7 @@ class ModelService:
     def __init__(
         self,
         node: Node,
-        folder: str,
+        folder: Callable[[], str],
         serving: Callable[[], Segmenter | None],
         changed: Callable[[], None],
     ) -> None:
@@ -47,8 +47,9 @@ class ModelService:
 
         A folder without any version yet is no problem: the learner may come later.
         """
-        root = Path(self._folder).expanduser()
-        if not self._folder or not root.is_dir() or not ModelStore(root).versions():
+        name = self._folder()
+        root = Path(name).expanduser()
+        if not name or not root.is_dir() or not ModelStore(root).versions():
             return ""
         try:
             folder = self._find("")
@@ -60,9 +61,10 @@ class ModelService:
 
     def _find(self, version: str) -> Path:
         """Folder of a version, checked; of the one that the learner says serves, without a name."""
-        if not self._folder:
+        name = self._folder()
+        if not name:
             raise ConfigError("no model folder is configured (parameter 'model_store'); nothing is reloaded")
-        store = ModelStore(Path(self._folder).expanduser())
+        store = ModelStore(Path(name).expanduser())
         return (store.find(version) if version else store.serving()).folder
 
     async def _on_reload(

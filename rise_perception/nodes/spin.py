@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
@@ -73,7 +74,8 @@ def lower_priority(nice: int) -> None:
 async def pause(node: Node, seconds: float) -> None:
     """Wait inside a callback while the executor does other things."""
     over = Future()
-    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None))
+    steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulation's clock may stand still
+    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None), clock=steady)
     try:
         await over
     finally:
