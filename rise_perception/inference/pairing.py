@@ -15,6 +15,10 @@ DEPTH_OF_QUEUE, MAX_RATE = 4, 60.0
 MAX_DEMOTED = 100
 
 
+#: Bytes of images kept per camera.
+MAX_BYTES = 256 << 20
+
+
 class Pair(NamedTuple):
     """A colour image and its depth (None: without), with the time at which the colour image arrived."""
 
@@ -28,6 +32,13 @@ class _Entry(NamedTuple):
     stamp: int
     arrival: float
     message: Any
+
+
+def _is_full(entries: deque[_Entry], length: int) -> bool:
+    """True when a queue has more entries, or bytes, than it may; its newest entry stays in any case."""
+    if len(entries) <= 1:
+        return False
+    return len(entries) > length or sum(len(getattr(e.message, "data", ())) for e in entries) > MAX_BYTES
 
 
 class FramePairing:
@@ -98,7 +109,7 @@ class FramePairing:
             self._demoted.clear()
         self._last_color = stamp
         self._colors.append(_Entry(stamp, now, message))
-        if len(self._colors) > self.length:
+        while _is_full(self._colors, self.length):
             self._colors.popleft()
             self.superseded += 1
 
@@ -111,7 +122,7 @@ class FramePairing:
                 return
             self._depths.clear()
         self._depths.append(_Entry(stamp, now, message))
-        while len(self._depths) > self.length:
+        while _is_full(self._depths, self.length):
             self._depths.popleft()
         for demoted, arrival, _ in self._demoted:
             if abs(demoted - stamp) <= self.tolerance:

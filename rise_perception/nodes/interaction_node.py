@@ -43,11 +43,13 @@ from rise_perception.nodes.frames import FrameReader
 from rise_perception.nodes.inputs import CameraInputs, stamp_of
 from rise_perception.nodes.interaction_parameters import TABLE
 from rise_perception.nodes.parameters import Parameters
+from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import run
 
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster
 LONGEST_TIMEOUT = 60.0  # seconds
+UNSTAMPED = 3  # images in a row with one stamp, from which on the camera does not stamp them
 MAX_RESULTS = 100  # of grasps that nobody asked about
 _Answer = tuple[bool, str, str, int]  # success, message, episode id, stamp of the frame
 
@@ -104,7 +106,12 @@ class InteractionNode(Node):
         ]
         for thread in self._threads:
             thread.start()
+        self._diagnostics.watch(*self._threads)
         self.get_logger().info(f"episodes go to {self._store.root}, which holds {self._stored}")
+
+    def report_error(self, text: str) -> None:
+        """Says in the diagnostics that something went wrong."""
+        self._diagnostics.error(text)
 
     def _listen(self, kind: type, topic: str, callback: Any, profile: QoSProfile) -> None:
         if topic:
@@ -167,6 +174,7 @@ class InteractionNode(Node):
             self._refused += 1
             self._diagnostics.error(f"gripper ignored: {error}")
 
+    @answering
     async def _on_capture(
         self, request: CaptureGraspFrame.Request, response: CaptureGraspFrame.Response
     ) -> CaptureGraspFrame.Response:
@@ -310,6 +318,7 @@ class InteractionNode(Node):
         """What the diagnostics say besides frames and errors."""
         with self._lock:
             under_way, discarded = len(self._attempts.under_way), dict(self._attempts.discarded)
+            repeated = self._attempts.buffer.repeated
         values = {
             "episodes in the store": str(self._stored),
             "store (MiB)": f"{self._store_bytes / (1 << 20):.1f}",
@@ -321,6 +330,11 @@ class InteractionNode(Node):
         found: list[Condition] = [(OK, "", values)]
         if not self._capturing:
             found.append((WARN, "capturing is switched off", {}))
+        if repeated >= UNSTAMPED:
+            text = (
+                f"{repeated} images in a row have one stamp, so that no grasp can be captured: see the driver"
+            )
+            found.append((ERROR, text, {}))
         if self._full:
             found.append((ERROR, f"not capturing: {self._full}", {}))
         self._inputs.set_patience(self._parameters["depth_patience_s"])
@@ -328,8 +342,10 @@ class InteractionNode(Node):
 
     def destroy_node(self) -> None:
         """Lets the episode in work finish, then closes the store."""
+        self._diagnostics.watch()
         self._inputs.stop()
-        self._episodes.put(None)
+        if self._threads[1].is_alive():
+            self._episodes.put(None)
         for thread in self._threads:
             thread.join(10)
         self._store.close()

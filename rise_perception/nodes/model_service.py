@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,11 @@ class ModelService:
         self._service = node.create_service(
             ReloadModel, "~/reload_model", self._on_reload, callback_group=group
         )
+
+    def damaged(self) -> list[str]:
+        """A sentence for everything in the folder that cannot be read."""
+        root = Path(self._folder()).expanduser()
+        return ModelStore(root).damaged() if self._folder() and root.is_dir() else []
 
     def begin(self, segmenter: Segmenter) -> str:
         """Serve from the start what served last; gives why that is not possible, empty when it is.
@@ -94,6 +100,9 @@ class ModelService:
                     self._changed()
         except (RiseError, OSError) as error:
             response.message = str(error)
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            response.message = f"internal error, its trace is in the log: {error!r}"
         finally:
             self._busy = False
         response.version = segmenter.version

@@ -32,6 +32,7 @@ from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.segmentation_parameters import TABLE
+from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import run_with_worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -87,6 +88,8 @@ class SegmentationNode(LifecycleNode):
             given.engine_dir or None,
             given.calibration,
         )
+        for left_out in self._versions.damaged():
+            self._diagnostics.error(f"left out of the model store: {left_out}")
         if problem := self._versions.begin(segmenter):
             self._diagnostics.error(f"{given.model!r} serves instead of the last version: {problem}")
         segmenter.warm_up()
@@ -96,6 +99,7 @@ class SegmentationNode(LifecycleNode):
         self._inputs = CameraInputs(self, given, self._diagnostics.error)
         self._worker = threading.Thread(target=self._work, args=(self._inputs,), name=WORKER, daemon=True)
         self._worker.start()
+        self._diagnostics.watch(self._worker)
         return super().on_configure(state)
 
     @reported
@@ -178,8 +182,13 @@ class SegmentationNode(LifecycleNode):
 
         timer = self.create_timer(MANAGER_PERIOD, start, clock=steady)
 
+    def report_error(self, text: str) -> None:
+        """Says in the diagnostics that something went wrong."""
+        self._diagnostics.error(text)
+
     def _release(self) -> None:
         self._active = False
+        self._diagnostics.watch()
         if self._inputs is not None:
             self._inputs.close()
             self._inputs.stop()
@@ -237,6 +246,7 @@ class SegmentationNode(LifecycleNode):
         elif not wanted and self._inputs.is_open:
             self._inputs.close()
 
+    @answering
     def _on_set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> SetTarget.Response:
         if request.id == -1:
             self._target = None
