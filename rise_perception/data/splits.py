@@ -14,6 +14,7 @@ from typing import Any
 
 from rise_perception.core.errors import DataError
 from rise_perception.core.files import write_json
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 
 #: An image's id and its file name: together they say which data set an id belongs to.
 Key = tuple[int | str, str]
@@ -160,10 +161,7 @@ def read_split(path: Path) -> Split:
     Raises:
         DataError: the file is damaged, of a later version, or has an image in both parts or twice.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}; split again") from error
+    content: dict[str, Any] = read_json(path, ANNOTATIONS, remedy="split again", bulk=True)
     if content["rise_split"] != _VERSION:
         raise DataError(
             f"{path} is a split of version {content['rise_split']!r}, known is {_VERSION}; split again"

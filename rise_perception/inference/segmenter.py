@@ -58,6 +58,18 @@ class Segmenter:
         """Name and checksum of the model; of both, joined by "+", for a pair."""
         return "+".join(model.card.version for model in self.models)
 
+    @property
+    def score_threshold(self) -> float:
+        """Score below which the model that served last, or will first, drops instances."""
+        model = next((m for m in self.models if m.card.version == self.last_model), self.models[0])
+        return float(model.threshold)
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        """Holds from the next image on; 0 takes each model's own."""
+        for model in self.models:
+            model.threshold = value or model.card.score_threshold
+
     @classmethod
     def load(
         cls,
@@ -171,9 +183,10 @@ class Segmenter:
     def swap(self, folder: str | Path, done: Callable[[str], None] | None = None) -> threading.Thread:
         """Replace the model of the same input by new weights, between two images and without losing one.
 
-        In the background the new model is loaded and, where an engine serves, one is refitted or built for
-        it and compared with torch. Then the new model serves; with torch, if its engine is not as it should
-        be. Weights that cannot be loaded leave everything as it is.
+        In the background the new model is loaded and tried on stored frames
+        (:func:`.model_check.check_model`); where an engine serves, one is refitted or built for it and
+        compared with torch. Then the new model serves; with torch, if its engine is not as it should
+        be. Weights that cannot be loaded, or find nothing, leave everything as it is.
 
         Args:
             folder: of the new model.
@@ -195,6 +208,7 @@ class Segmenter:
         return thread
 
     def _swap(self, folder: Path) -> str:
+        from rise_perception.inference.model_check import check_model
         from rise_perception.inference.served_model import ServedModel
 
         card = read_card(folder)
@@ -212,6 +226,7 @@ class Segmenter:
         new = ServedModel(folder, str(old.device), None, old.settings)
         if old.threshold != old.card.score_threshold:  # given by the user, not by the card
             new.threshold = old.threshold
+        check_model(new, old)
         new.prepare_like(old)
         if new.uses_depth:
             self._depth = new

@@ -6,16 +6,21 @@ Without torch, so that a robot that serves an exported model needs none.
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, ModelError
+from rise_perception.core.errors import ConfigError, ModelError, require
+from rise_perception.core.json_files import read_json
 from rise_perception.network.config import NetworkConfig
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
+_RESTORE = "restore it from where the model came"
+_CHECKSUM = re.compile("(?:[0-9a-f]{64})?")
+#: Characters of a model's name; with the checksum it is the name of a folder and part of every message.
+LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,24 @@ class ModelCard:
     data_checksum: str = ""
     notes: str = ""
 
+    def __post_init__(self) -> None:
+        name = self.name
+        require(
+            0 < len(name) <= LONGEST_NAME and name.isprintable(),
+            "card.name",
+            name[:60],
+            f"1 to {LONGEST_NAME} printable characters",
+        )
+        require(
+            0 <= self.score_threshold <= 1, "card.score_threshold", self.score_threshold, "between 0 and 1"
+        )
+        require(
+            _CHECKSUM.fullmatch(self.checksum) is not None,
+            "card.checksum",
+            self.checksum[:80],
+            "a SHA-256 in hexadecimal digits",
+        )
+
     @property
     def version(self) -> str:
         """Name and the first eight digits of the checksum; identifies the weights in every message."""
@@ -63,15 +86,13 @@ def read_card(folder: str | Path) -> ModelCard:
         raise ModelError(
             f"{folder} is no model: it has no {CARD}; give a folder that holds {WEIGHTS} and {CARD}"
         )
+    raw = read_json(path, error=ModelError, remedy=_RESTORE)
     try:
-        raw = json.loads(path.read_text())
         if isinstance(raw, dict) and "network" in raw:
             raw["network"] = build_config(NetworkConfig, raw["network"], "network")
         return build_config(ModelCard, raw, "card")
-    except (ValueError, ConfigError) as error:
-        raise ModelError(
-            f"{path} is not a valid model card: {error!s}; restore it from where the model came"
-        ) from error
+    except ConfigError as error:
+        raise ModelError(f"{path} is not a valid model card: {error}; {_RESTORE}") from error
 
 
 def file_checksum(path: str | Path) -> str:

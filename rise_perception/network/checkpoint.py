@@ -69,5 +69,11 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
             f"the weights in {path} do not fit the network in {CARD}: {'; '.join(problems[:3])}{more}; "
             "use the card that was written with these weights"
         )
+    broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise ModelError(
+            f"{len(broken)} tensors in {path} hold numbers that are not finite, first {broken[0]}; the "
+            "training diverged, or the file was made by something else: take another version"
+        )
     network.load_state_dict(state)
     return network.to(device).eval(), card

@@ -8,7 +8,6 @@ interrupted run resumes; ``settings.json`` what the data were made with.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from rise_perception.core.errors import ConfigError, DataError
 from rise_perception.core.files import write_bytes, write_json
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 from rise_perception.simulation import camera, optics, sensor, viewpoints
 from rise_perception.simulation.camera import View
 from rise_perception.simulation.render import Renderer, Rendering
@@ -266,7 +266,7 @@ def render_scene(out: Path, settings: Settings, split: str, index: int) -> int:
 def _check_settings(out: Path, settings: Settings) -> None:
     path = out / "settings.json"
     if path.exists():
-        before = {"world": 1} | json.loads(path.read_text())
+        before = {"world": 1} | read_json(path)
         if before != asdict(settings):
             raise DataError(
                 f"{out} holds a data set made with {before}, not with {asdict(settings)}; "
@@ -315,7 +315,7 @@ def write_dataset(out: Path, settings: Settings, workers: int = 1) -> dict[str, 
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             paths = [folder / f"{k:06d}.json" for k in range(settings.scenes(split))]
-            records = [record for path in paths for record in json.loads(path.read_text())]
+            records = [record for path in paths for record in read_json(path, ANNOTATIONS, bulk=True)]
             if total:
                 write_json(out / f"{split}.json", coco(records, f"tote world, {split}, seed {settings.seed}"))
             done[split] = len(records)
