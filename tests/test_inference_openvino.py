@@ -16,7 +16,7 @@ for _package in ("onnx", "openvino"):
 from rise_perception.inference.engines.backends import openvino as backend  # noqa: E402
 from rise_perception.inference.engines.backends.openvino import OpenVino, core, settings  # noqa: E402
 from rise_perception.inference.engines.runner import RuntimeUnavailableError  # noqa: E402
-from rise_perception.inference.engines.spec import OUTPUTS
+from rise_perception.inference.engines.spec import OUTPUTS  # noqa: E402
 
 WIDTH = 64
 
