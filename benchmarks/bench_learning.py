@@ -14,11 +14,11 @@ FAILED = 2
 SUMMARY = "learning: RISE against supervised training at few and many labels, and the parts of RISE"
 EXAMPLES = """\
 examples:
-  rise bench learning out/bench --docs docs
+  rise bench learning out/bench --docs docs/results
   rise bench learning out/bench --methods supervised rise --labels 0.01 0.1 --seeds 0
-  rise bench learning out/bench --pieces 0 --docs docs     (train nothing, write tables of what is there)
+  rise bench learning out/bench --pieces 0 --docs docs/results   (train nothing, write the tables)
 
-It makes a data set of the tote world and trains piece by piece; the same command goes on after a kill. To
+It makes a data set of the tote world and trains piece by piece; rerun it to resume after a kill. To
 share the work, start it several times on one folder: each process takes the next piece that is nobody's.
 """
 

@@ -34,8 +34,8 @@ FIGURES = ("ap", "ap50", "ap75")
 _INTRODUCTION = """\
 # Learning from few labels: what RISE and its parts bring
 
-Written by `rise bench learning out/bench --docs docs`, which makes the data (tote world), trains, evaluates,
-and goes on after a kill; several processes may share one folder. Another run of it replaces this page.
+Written by `rise bench learning out/bench --docs docs/results`, which makes the data (tote world), trains and
+evaluates, and resumes after a kill; several processes may share one folder. Another run replaces this page.
 
 - Machine: {machines}. Dates: {dates}.
 - Data: {images}.
