@@ -31,7 +31,8 @@ from rise_perception.grasp_learning.update.learner import (
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update import Progress, Stopped, UpdateConfig
 from rise_perception.grasp_learning.update.update_log import read_history
-from rise_perception.network.checkpoint import file_checksum, load_model
+from rise_perception.network.card import file_checksum
+from rise_perception.network.checkpoint import load_model
 
 Alter = Callable[[Episode, EpisodeLabels], tuple[Episode, EpisodeLabels]]
 GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
 
-from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, DataError, ModelError
+from rise_perception.core.errors import ConfigError, DataError, ModelError, require
 from rise_perception.core.files import write_json
+from rise_perception.core.json_files import read_record
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
 from rise_perception.grasp_learning.capture.episode import Episode
@@ -43,10 +42,12 @@ from rise_perception.grasp_learning.update.update import (
     train_candidate,
 )
 from rise_perception.grasp_learning.update.update_log import write_down
-from rise_perception.network.checkpoint import file_checksum
+from rise_perception.network.card import file_checksum
 
 #: What the learner remembers, in the folder of the models.
 MEMORY = "learner.json"
+#: Bytes of it: the ids of a quarter of a million episodes.
+MAX_MEMORY_BYTES = 16 << 20
 #: Verdicts that may come with labels.
 USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE)
 #: Rejected candidates that an episode may have had a part in before it is left out.
@@ -128,6 +129,10 @@ class Memory:
     last_verdict: str = ""
     paused: bool = False
 
+    def __post_init__(self) -> None:
+        for count in (self.rejected, *self.failures.values()):
+            require(0 <= count < 2**32, "rejected or failures", count, "a number of candidates")
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -165,6 +170,9 @@ class OnlineLearner:
         models: opened for writing; has begun.
         episodes: the store of episodes, opened for reading.
 
+    Attributes:
+        forgotten: why what an earlier process remembered could not be read; empty when it could.
+
     Raises:
         RiseError: the anchors cannot be read.
     """
@@ -177,6 +185,7 @@ class OnlineLearner:
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
+        self.forgotten = ""
         self.memory = self._remembered()
         self._mutex = Lock()
 
@@ -383,10 +392,13 @@ class OnlineLearner:
 
     def _remembered(self) -> Memory:
         """What an earlier process wrote; nothing, should it be damaged: episodes are then learned again."""
+        path = self.models.root / MEMORY
+        if not path.exists():
+            return Memory()
         try:
-            raw = json.loads((self.models.root / MEMORY).read_text(encoding="utf-8"))
-            return build_config(Memory, {**raw, "learned": tuple(raw["learned"])}, MEMORY)
-        except (OSError, ValueError, KeyError, TypeError, ConfigError):
+            return read_record(path, Memory, MAX_MEMORY_BYTES, remedy="every episode is new to the learner")
+        except DataError as error:
+            self.forgotten = str(error)
             return Memory()
 
     def _remember(self, **changes: object) -> None:

@@ -19,7 +19,8 @@ from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeS
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.grasp_learning.update.model_store import StoredModel
 from rise_perception.grasp_learning.update.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, training_loader, with_plain_errors
 from rise_perception.training.boxes import to_corners
@@ -139,19 +140,19 @@ class EpisodeTrainer(Trainer):
         """See :meth:`rise_perception.training.trainer.Trainer.losses`; the robot is no target."""
         robots = [targets.ids == ROBOT for targets in batch.targets]
         self._robots = {i: batch.targets[i].masks[r].any(0) for i, r in enumerate(robots) if bool(r.any())}
-        items = [_kept(targets, ~robot) for targets, robot in zip(batch.targets, robots, strict=True)]
+        items = [targets.of(~robot) for targets, robot in zip(batch.targets, robots, strict=True)]
         return super().losses(replace(batch, targets=items))
 
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
         """The certain objects of each episode's scene, and what the teacher sees beside them."""
-        known = [_kept(t, torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
+        known = [t.of(torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
         found = super().pseudo_labels(replace(batch, targets=known))
         first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
         believed = []
         for seen, i in zip(found, first_views, strict=True):
             if (robot := self._robots.get(i)) is not None:
                 on_robot = (seen.masks.bool() & robot).sum((1, 2)) > JUDGED * seen.masks.sum((1, 2))
-                seen = _kept(seen, ~on_robot | (seen.ids != UNKNOWN))
+                seen = seen.of(~on_robot | (seen.ids != UNKNOWN))
             believed.append(seen if len(seen) else known[i])
         return believed
 
@@ -159,12 +160,6 @@ class EpisodeTrainer(Trainer):
         """Predictions of which those on what nobody knows are silent."""
         first_views = (~batch.labelled).nonzero().flatten()[::2]
         return without_unknown(super().predictions(batch, pseudo), first_views, pseudo, self._robots)
-
-
-def _kept(targets: Targets, kept: Tensor) -> Targets:
-    """The rows of ``targets`` where ``kept`` (N,) bool."""
-    parts = (targets.classes, targets.boxes, targets.masks, targets.ids)
-    return Targets(*(part[kept.to(part.device)] for part in parts))
 
 
 def without_unknown(
@@ -232,7 +227,14 @@ def training_config(
         # A handful of images says nothing about the statistics of norms.
         network=replace(parent.card.network, pretrained=False, frozen_norm=True),
         loss=LossConfig(unlabelled_weight=config.label_weight),
-        sequences=SequenceConfig(objects=config.objects),
+        # The views that the update was measured with: x3 has the geometry and the depth of x1.
+        sequences=SequenceConfig(
+            objects=config.objects,
+            strong_scale=(1.0, 1.0),
+            strong_rotation=0.0,
+            strong_flip=0.0,
+            depth_noise=0.0,
+        ),
         self_supervision=SelfSupervisionConfig(teacher="average"),
         optimisation=OptimisationConfig(
             iterations=config.iterations,
