@@ -41,7 +41,7 @@ def on_files(files: Files, config: Any) -> Files:
     # They stand on their room's page as well, where links to them lead.
     once = "\n    options: {skip_local_inventory: true}"
     names = [f"::: {public[name]}.{name}{once}" for name in assigned("__all__") if name in public]
-    intro = "# Python interface\n\n`from rise_perception import ...` gives these names; others are a room's own.\n\n"
+    intro = "# Python interface\n\n`from rise_perception import ...` gives these names.\n\n"
     files.append(File.generated(config, "api/index.md", content=intro + "\n\n".join(names) + "\n"))
     for room in assigned("ROOMS"):
         files.append(File.generated(config, f"api/{room}.md", content=room_page(room)))
