@@ -17,16 +17,16 @@ FAILED = 2
 SUMMARY = "learning: RISE against supervised training at few and many labels, the parts of RISE, and variants"
 EXAMPLES = """\
 examples:
-  rise bench learning out/bench --docs docs                             (the main table, with depth)
-  rise bench learning out/bench --input rgb --docs docs                 (in colour alone)
-  rise bench learning out/bench --tables parts filters models --docs docs
-  rise bench learning out/bench --variants --docs docs                  (all variants, one seed)
+  rise bench learning out/bench --docs docs/results                     (the main table, with depth)
+  rise bench learning out/bench --input rgb --docs docs/results         (in colour alone)
+  rise bench learning out/bench --tables parts filters models --docs docs/results
+  rise bench learning out/bench --variants --docs docs/results          (all variants, one seed)
   rise bench learning out/bench --variants soft burn_in --seeds 0 1 2
-  rise bench learning out/bench --tables shelf --shelf ../shared/data/apc_shelf --docs docs
+  rise bench learning out/bench --tables shelf --shelf ../shared/data/apc_shelf --docs docs/results
   rise bench learning out/bench --methods supervised rise --labels 0.01 --seeds 0
-  rise bench learning out/bench --pieces 0 --docs docs                  (train nothing, write what is there)
+  rise bench learning out/bench --pieces 0 --docs docs/results          (train nothing, write what is there)
 
-It makes a data set of the tote world and trains piece by piece; the same command goes on after a kill. To
+It makes a data set of the tote world and trains piece by piece; rerun it to resume after a kill. To
 share the work, start it several times on one folder: each process takes the next piece that is nobody's.
 """
 

@@ -213,7 +213,7 @@ def _variants(group: Group) -> str:
 
 
 def _nothing(command: str) -> str:
-    return f"Not measured yet: `rise bench learning OUT {command} --docs docs`.\n".replace("  ", " ")
+    return f"Not measured yet: `rise bench learning OUT {command} --docs docs/results`.\n".replace("  ", " ")
 
 
 def _cells(group: Group, method: str, labels: float) -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 INTRODUCTION = """\
 # Learning from few labels: what RISE and its parts bring
 
-Written by `rise bench learning OUT --docs docs`, which makes the data, trains, evaluates, and goes on
-after a kill; several processes may share one folder. Rows that are here already stay until they are
+Written by `rise bench learning OUT --docs docs/results`, which makes the data, trains and evaluates; rerun it
+to resume after a kill; several processes may share one folder. Rows that are here already stay until they are
 measured again.
 
 - Machine: {machines}. Dates: {dates}.
