@@ -226,7 +226,7 @@ def training_config(
         ),
         # A handful of images says nothing about the statistics of norms.
         network=replace(parent.card.network, pretrained=False, frozen_norm=True),
-        loss=LossConfig(unlabelled_weight=config.label_weight),
+        loss=LossConfig(classification=parent.card.classification, unlabelled_weight=config.label_weight),
         # The views that the update was measured with: x3 has the geometry and the depth of x1.
         sequences=SequenceConfig(
             objects=config.objects,
