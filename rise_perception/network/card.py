@@ -55,6 +55,8 @@ class ModelCard:
     notes: str = ""
 
     def __post_init__(self) -> None:
+        known = ("focal", "quality")
+        require(self.classification in known, "card.classification", self.classification, "focal or quality")
         name = self.name
         require(
             0 < len(name) <= LONGEST_NAME and name.isprintable(),
