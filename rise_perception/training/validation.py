@@ -72,7 +72,7 @@ def predicted_pairs(folder: str | Path, annotations: str | Path, device: str = "
     segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
     images = CocoDataset(annotations, network.classes, network.input == "rgbd")
     return [
-        _pair(images[k], segmenter)
+        pair_of(images[k], segmenter)
         for k in tqdm(range(len(images)), unit="image", file=sys.stderr, mininterval=2)
     ]
 
@@ -135,7 +135,8 @@ def _found(guesses: list[dict[str, Any]], truth: list[dict[str, Any]]) -> list[b
     return result
 
 
-def _pair(sample: LabelledImage, segmenter: Segmenter) -> ImagePair:
+def pair_of(sample: LabelledImage, segmenter: Segmenter) -> ImagePair:
+    """What a segmenter finds in a labelled image, beside the truth."""
     names = [category_name(segmenter.class_names[c]) for c in sample.classes]
     truth = [Region(name, encode_mask(mask)) for name, mask in zip(names, sample.masks, strict=True)]
     try:

@@ -189,6 +189,16 @@ class ModelStore:
         why = "; ".join(problems[:3]) or "it is empty"
         raise ModelError(f"{self.root}: no version can serve ({why}); begin with a shipped model")
 
+    def base(self) -> StoredModel:
+        """The version that the store began with; the serving one where that is damaged or gone."""
+        current = self.current()
+        if current is not None:
+            try:
+                return self.find(current.base)
+            except ModelError:
+                pass
+        return self.serving()
+
     def _at(self, name: str) -> StoredModel:
         folder = self.root / name
         for path in (folder, folder / CARD, folder / WEIGHTS):
@@ -225,6 +235,10 @@ class ModelStore:
                     )
                 self._set(Current(base.version, 1, base.version))
             return self.serving()
+
+    def copy_weights(self, model: StoredModel, place: Path) -> None:
+        """Put the weights of a version, checked, into a :meth:`workplace`."""
+        _copy(model.folder, place)
 
     @contextmanager
     def workplace(self) -> Iterator[Path]:
@@ -329,7 +343,7 @@ class ModelStore:
                     "note": note[:1000],
                     "kept": True,
                     "accepted": True,
-                    "best_anchors": serving.facts.get("best_anchors", {}),  # no way around what was lost
+                    "episodes": serving.facts.get("episodes", []),
                 }
                 return self.add(place, card, facts)
 
