@@ -27,11 +27,8 @@ from rise_perception.evaluation.coco import coco_scores
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
-from rise_perception.grasp_learning.update.learner import (
-    LearnerConfig,
-    OnlineLearner,
-    TooFewEpisodesError,
-)
+from rise_perception.grasp_learning.update.config import LearnerConfig
+from rise_perception.grasp_learning.update.learner import OnlineLearner, TooFewEpisodesError
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.inference.segmenter import Segmenter, find_model
 from rise_perception.simulation.cell import Cell, CellSettings
@@ -283,21 +280,18 @@ def summarise(rows: Sequence[Row], draws: int = 2000) -> dict[str, Any]:
     Returns:
         arm, or "arm - other arm", -> figure -> (mean, lower, upper); the limits None without an interval.
     """
-    table = {
-        (r["arm"], r["cell"], r["seed"]): r | {"ap50_gain": r["ap50_after"] - r["ap50_before"]} for r in rows
-    }
-    arms = list(dict.fromkeys(r["arm"] for r in rows))
+    runs: dict[str, dict[tuple[int, int], Row]] = {}
+    for row in rows:
+        gain = {"ap50_gain": row["ap50_after"] - row["ap50_before"]}
+        runs.setdefault(row["arm"], {})[row["cell"], row["seed"]] = row | gain
     result: dict[str, Any] = {}
-    for arm in arms:
-        own = {key[1:]: row for key, row in table.items() if key[0] == arm}
+    for rank, (arm, own) in enumerate(runs.items()):
         result[arm] = {f: _interval({k: r[f] for k, r in own.items()}, draws) for f in SUMMARISED}
-    for rank, arm in enumerate(arms):
-        for other in arms[:rank]:
-            both = [key[1:] for key in table if key[0] == arm and (other, *key[1:]) in table]
+        for other in list(runs)[:rank]:
+            both = own.keys() & runs[other].keys()
             if both:
                 result[f"{arm} - {other}"] = {
-                    f: _interval({k: table[(arm, *k)][f] - table[(other, *k)][f] for k in both}, draws)
-                    for f in SUMMARISED
+                    f: _interval({k: own[k][f] - runs[other][k][f] for k in both}, draws) for f in SUMMARISED
                 }
     return result
 

@@ -1,7 +1,7 @@
 """How likely a grasp of each instance succeeds: a small calibrated head over what is known of its mask.
 
-The head is a logistic regression. The learner fits it from the outcomes of grasps and stores it in the model's
-card, so that a version carries the head that was fitted for it.
+The head is a logistic regression. The learner fits it from the outcomes of grasps and stores it in the card
+of the model, so that a version carries the head that was fitted for it.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ class PickSuccess:
         if raw is None:
             return None
         try:
-            vectors = [np.array(raw[name], np.float64) for name in ("mean", "scale", "weights")]
-            head = PickSuccess(*vectors, float(raw["bias"]), int(raw["outcomes"]))
+            mean, scale, weights = (np.array(raw[name], np.float64) for name in ("mean", "scale", "weights"))
+            head = PickSuccess(mean, scale, weights, float(raw["bias"]), int(raw["outcomes"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the pick-success head of a card is damaged ({error!r}); roll back") from error
-        shapes = {v.shape for v in vectors}
-        good = len(shapes) == 1 and vectors[0].ndim == 1 and (head.scale > 0).all()
-        if not (good and np.isfinite([*np.concatenate(vectors), head.bias]).all()):
+        shapes = {mean.shape, scale.shape, weights.shape}
+        good = len(shapes) == 1 and mean.ndim == 1 and (scale > 0).all()
+        if not (good and np.isfinite([*mean, *scale, *weights, head.bias]).all()):
             raise ModelError("the pick-success head of a card is damaged; roll back to another version")
         return head
 

@@ -8,7 +8,7 @@ from typing import Any
 from rclpy.node import Node
 
 from rise_perception.grasp_learning.update import parameters
-from rise_perception.grasp_learning.update.learner import LearnerConfig
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.nodes.parameters import declare
 
 # name: default, sentence, range of a number

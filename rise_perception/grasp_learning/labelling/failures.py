@@ -11,12 +11,15 @@ from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabel
 #: A mask whose median lies lower than this above the support surface, in millimetres, shows no item; of items
 #: so thin nothing can be said. Of the mask, so much has to have depth.
 FLAT_MM, MIN_MEASURED = 4.0, 0.5
+#: A mask that is larger than this share of the picture shows no item that a gripper was sent to.
+LARGEST = 0.3
 
 
 def refuted_mask(episode: Episode, labels: EpisodeLabels) -> np.ndarray | None:
     """(H, W) bool: the mask of a prediction that is certainly no item; None where nothing is refuted.
 
-    A grasp at it took nothing, nothing changed, and depth says that nothing stands there. A grasp that
+    A grasp at it took nothing, nothing changed, and depth says that nothing stands there (or that it is the
+    ground with all that lies on it, by its size). A grasp that
     slipped off an item refutes nothing: the item stands there still.
     """
     found, depth = episode.before.instances, episode.before.frame.depth
@@ -37,6 +40,7 @@ def refuted_mask(episode: Episode, labels: EpisodeLabels) -> np.ndarray | None:
         return None
     heights = relief(depth, plane)[mask]
     known = heights[np.isfinite(heights)]
-    if len(known) < MIN_MEASURED * len(heights) or np.median(known) >= FLAT_MM:
+    if len(known) < MIN_MEASURED * len(heights):
         return None
-    return mask
+    flat = bool(np.median(known) < FLAT_MM)
+    return mask if flat or mask.mean() > LARGEST else None

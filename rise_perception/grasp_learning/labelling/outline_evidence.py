@@ -103,19 +103,19 @@ def systematic_fault(labels: Sequence[Evidence]) -> str:
     if abs(offset) > MAX_OFFSET:
         side = "inside" if offset < 0 else "outside"
         return (
-            f"the edges of the pictures lie {abs(offset)} pixels {side} the outlines of {len(labels)} labels: "
-            "the labels are " + ("too large" if offset < 0 else "too small")
+            f"the edges of the pictures lie {abs(offset)} pixels {side} the outlines of {len(labels)} "
+            "labels: they are " + ("too large" if offset < 0 else "too small")
         )
     moved = np.mean([label.moved for label in labels], axis=0)
     row, column = np.unravel_index(int(moved.argmax()), moved.shape)
     dy, dx = int(MOVES[row]), int(MOVES[column])
     if max(abs(dy), abs(dx)) > MAX_MOVE:
-        return f"the edges of the pictures lie {dx}, {dy} pixels beside the outlines of {len(labels)} labels"
+        return f"the edges lie {dx}, {dy} pixels beside the outlines of {len(labels)} labels"
     near = np.abs(OFFSETS) <= 1
     contrast = float(grown[near].mean() / grown[np.abs(OFFSETS) >= 5].mean())
     if contrast < MIN_CONTRAST:
         return (
-            f"the outlines of {len(labels)} labels have {contrast:.2f} times the edges of what is around them, "
+            f"the outlines of {len(labels)} labels have {contrast:.2f} times the edges that are beside them, "
             f"those of items at least {MIN_CONTRAST}"
         )
     return ""

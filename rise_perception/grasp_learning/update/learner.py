@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 
 import numpy as np
 
-from rise_perception.core.errors import ConfigError, DataError, ModelError
+from rise_perception.core.errors import DataError, ModelError
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
 from rise_perception.grasp_learning.capture.episode import Episode
@@ -23,9 +23,9 @@ from rise_perception.grasp_learning.labelling.label_propagation import (
     beside,
     known_items,
 )
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import (
     AnchorFigures,
-    GateConfig,
     GateDecision,
     Measured,
     gate_candidate,
@@ -34,18 +34,12 @@ from rise_perception.grasp_learning.update.gate import (
 )
 from rise_perception.grasp_learning.update.memory import Memory, read_memory, write_memory
 from rise_perception.grasp_learning.update.model_store import Current, ModelStore, StoredModel
-from rise_perception.grasp_learning.update.outcomes import (
-    GraspOutcome,
-    fit_pick_success,
-    information,
-    outcome_of,
-)
+from rise_perception.grasp_learning.update.outcomes import OutcomeReader, fit_pick_success, information
 from rise_perception.grasp_learning.update.scene_split import SceneSplit
 from rise_perception.grasp_learning.update.selection import EpisodeCheck, faulty_scenes, sampled
 from rise_perception.grasp_learning.update.update import (
     Progress,
     Stopped,
-    UpdateConfig,
     interpolate_weights,
     train_candidate,
 )
@@ -61,53 +55,6 @@ NEW_OUTCOMES, NEW_OUTCOME_SHARE = 5, 0.25
 
 class TooFewEpisodesError(DataError):
     """There is too little to learn from, or to judge by; other episodes may come."""
-
-
-@dataclass(frozen=True)
-class LearnerConfig:
-    """What the learner learns from, and when.
-
-    Attributes:
-        anchors: labelled sources that are replayed in every update.
-        heldout_anchors: COCO annotation file of other images, on which nothing may be lost.
-        update: how a candidate is trained.
-        gate: what it has to reach.
-        min_new: episodes that have to be new before an update begins by itself.
-        max_episodes: that one update learns from, drawn from all that are trusted.
-        heldout_fraction: fraction of the scenes (totes, piles) whose episodes judge, and are never learned
-            from while they do.
-        max_looks: candidates after which a scene has judged enough, and teaches.
-        max_heldout: the newest of the judging episodes that are looked at.
-        device: where networks run.
-    """
-
-    anchors: tuple[str, ...]
-    heldout_anchors: str
-    update: UpdateConfig = field(default_factory=UpdateConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
-    min_new: int = 8
-    max_episodes: int = 96
-    heldout_fraction: float = 0.34
-    max_looks: int = 6
-    max_heldout: int = 60
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.anchors or not self.heldout_anchors:
-            raise ConfigError(
-                "no labelled anchors to replay, or none held out for the gate; name both (`rise scenes` "
-                "makes some): without them nothing shows what an update destroys"
-            )
-        if not 0 < self.heldout_fraction < 1:
-            raise ConfigError(f"heldout_fraction is {self.heldout_fraction}; it must lie between 0 and 1")
-        for name in ("min_new", "max_episodes", "max_looks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.max_heldout < self.gate.min_heldout:
-            raise ConfigError(
-                f"max_heldout is {self.max_heldout}; it must be at least gate.min_heldout "
-                f"({self.gate.min_heldout})"
-            )
 
 
 @dataclass(frozen=True)
@@ -158,10 +105,10 @@ class OnlineLearner:
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
-        self.memory = read_memory(models.root)
+        self.memory: Memory = read_memory(models.root)
         self.scenes = SceneSplit(models.root, config.heldout_fraction, config.max_looks)
         self._check = EpisodeCheck(episodes, depth)
-        self._outcomes: dict[str, GraspOutcome | None] = {}
+        self._outcomes = OutcomeReader(episodes)
         self._mutex = Lock()
         complete_history(models)
 
@@ -246,7 +193,8 @@ class OnlineLearner:
         """
         if self.memory.paused:
             return None
-        outcomes = self._read_outcomes()
+        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        outcomes = self._outcomes.read(believed, self.scenes.scene)
         fitted = self.memory.outcomes
         if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_SHARE * fitted):
             return None
@@ -255,13 +203,10 @@ class OnlineLearner:
         if head is None or not told > 0:
             return None
         serving = self.models.serving()
-        card = dataclasses.replace(
-            serving.card,
-            name=f"{serving.card.name.split('-picks')[0]}-picks{len(outcomes)}",
-            metrics={CARD_KEY: head.to_json()},
-        )
+        name = f"{serving.card.name.split('-picks')[0]}-picks{len(outcomes)}"
+        card = dataclasses.replace(serving.card, name=name, metrics={CARD_KEY: head.to_json()})
         reason = f"pick success of {len(outcomes)} grasps tells {told:.3f} nats a grasp of other scenes"
-        facts = {
+        facts: dict[str, object] = {
             **{k: serving.facts[k] for k in ("anchor_ap", "heldout") if k in serving.facts},
             "parent": serving.version,
             "note": reason,
@@ -278,22 +223,6 @@ class OnlineLearner:
         said = {"verdict": "promoted", "reason": reason, "candidate": card.version, "parent": serving.version}
         write_down(self.models.root, {**said, "episodes": len(outcomes)})
         return self.models.find(card.version)
-
-    def _read_outcomes(self) -> dict[str, GraspOutcome]:
-        """Of every episode that is not quarantined; each is read once."""
-        found = {}
-        for entry in self._entries():
-            if entry.id in self.memory.quarantined:
-                continue
-            if entry.id not in self._outcomes:
-                try:
-                    read = outcome_of(*self.episodes.read(entry), self.scenes.scene(entry))
-                except DataError:
-                    read = None
-                self._outcomes[entry.id] = read
-            if (outcome := self._outcomes[entry.id]) is not None:
-                found[entry.id] = outcome
-        return found
 
     def _head(self) -> dict[str, object]:
         """What the serving card says about pick success."""
@@ -346,8 +275,7 @@ class OnlineLearner:
                 self._conclude(failed, training, {"parent": serving.version})
                 return failed
             report(Progress("validating", steps, budget.iterations))
-            card, figures = self._judge(place, card, heldout, stop)
-            decision, before, candidate = figures
+            card, decision, before, candidate = self.judge(place, card, heldout, stop)
             card = dataclasses.replace(card, metrics={**card.metrics, **self._head()})
             facts = {
                 "parent": serving.version,
@@ -380,13 +308,23 @@ class OnlineLearner:
         self._conclude(result, training, measured)
         return result
 
-    def _judge(
+    def judge(
         self, place: Path, card: ModelCard, heldout: list[Entry], stop: Event
-    ) -> tuple[ModelCard, tuple[GateDecision, Measured, Measured]]:
+    ) -> tuple[ModelCard, GateDecision, Measured, Measured]:
         """The gate's decision on the candidate in ``place``; one that forgets is drawn back and tried again.
 
+        Args:
+            place: folder of the candidate; the weights in it may be replaced.
+            card: of the candidate.
+            heldout: episodes of :meth:`heldout`.
+            stop: ends it early.
+
         Returns:
-            the card of what is in ``place`` then; the decision, and both models' figures.
+            the card of what is in ``place`` then; the decision, the serving model's and the candidate's
+            figures.
+
+        Raises:
+            Stopped: by ``stop``.
         """
         serving, base = self.models.serving(), self.models.base()
         first = self._anchors(base.folder, base.version, stop)
@@ -401,7 +339,7 @@ class OnlineLearner:
             decision = gate_candidate(before, candidate, first, self.config.gate, looks)
             if not decision.forgets:
                 break
-        return card, (decision, before, candidate)
+        return card, decision, before, candidate
 
     def _anchors(self, folder: Path, version: str, stop: Event) -> AnchorFigures:
         """A model's figures on the held-out anchors; those of a ``version`` are measured once.
@@ -423,6 +361,11 @@ class OnlineLearner:
 
     def _measured(self, folder: Path, anchors: AnchorFigures, heldout: list[Entry]) -> Measured:
         return measure(folder, anchors, self._read(heldout), self.config.device)
+
+    def heldout(self) -> list[Entry]:
+        """The episodes that judge, the newest first."""
+        judging = [e for e in self._entries() if self._trusted(e) and self.scenes.judges(e)]
+        return judging[::-1][: self.config.max_heldout]
 
     def _chosen(self, ids: Sequence[str]) -> tuple[list[Entry], list[Entry], str]:
         """Held-out episodes, those to learn from, and why none of them can be believed."""
@@ -485,5 +428,5 @@ class OnlineLearner:
 
     def _remember(self, **changes: object) -> None:
         with self._mutex:  # somebody may pause while an update ends
-            self.memory: Memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
+            self.memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
             write_memory(self.models.root, self.memory)

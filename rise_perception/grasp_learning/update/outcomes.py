@@ -1,4 +1,4 @@
-"""From the outcomes of grasps to the head that foretells them (:mod:`rise_perception.inference.pick_success`).
+"""From the outcomes of grasps to the head that foretells them: its other half is in ``inference``.
 
 Every grasp at a mask counts, the failed ones above all: an empty grasp says that nothing can be held there,
 whether the mask lies on bare ground or on an item's rim.
@@ -7,12 +7,14 @@ whether the mask lies on bare ground or on an item's rim.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from rise_perception.core.errors import DataError
 from rise_perception.grasp_learning.capture.episode import Episode, Outcome
+from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 from rise_perception.inference.pick_success import FEATURES, PickSuccess, pick_features
 
@@ -54,6 +56,31 @@ def outcome_of(episode: Episode, labels: EpisodeLabels, scene: str) -> GraspOutc
     features = pick_features(found, episode.before.frame.depth)[rows[0]]
     success = grasp.outcome == Outcome.SUCCESS and labels.verdict != Verdict.DOUBLE
     return GraspOutcome(scene, features, success)
+
+
+class OutcomeReader:
+    """The outcomes of stored episodes; the frames of each are read once.
+
+    Args:
+        episodes: the store.
+    """
+
+    def __init__(self, episodes: EpisodeStore) -> None:
+        self._episodes = episodes
+        self._found: dict[str, GraspOutcome | None] = {}
+
+    def read(self, entries: Iterable[Entry], scene: Callable[[Entry], str]) -> dict[str, GraspOutcome]:
+        """Id -> outcome of the episodes that have one."""
+        outcomes = {}
+        for entry in entries:
+            if entry.id not in self._found:
+                try:
+                    self._found[entry.id] = outcome_of(*self._episodes.read(entry), scene(entry))
+                except DataError:  # damaged, or evicted a moment ago
+                    self._found[entry.id] = None
+            if (outcome := self._found[entry.id]) is not None:
+                outcomes[entry.id] = outcome
+        return outcomes
 
 
 def fit_pick_success(outcomes: Sequence[GraspOutcome]) -> PickSuccess | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import GateConfig
-from rise_perception.grasp_learning.update.learner import LearnerConfig
 from rise_perception.grasp_learning.update.update import UpdateConfig
 
 _About = tuple[str, "tuple[float, float] | None"]

@@ -61,9 +61,9 @@ class UpdateConfig:
     """How a candidate is trained.
 
     Attributes:
-        parameters: what is trained: ``adapter``, the norms, the biases and the class heads behind the backbone
-            (some ten thousand numbers, which stay where they are in the network, so that engines are rebuilt
-            or refitted as after any training), or ``all``.
+        parameters: what is trained: ``adapter``, the norms, the biases and the class heads behind the
+            backbone (some ten thousand numbers, which stay where they are in the network, so that engines
+            are rebuilt or refitted as after any training), or ``all``.
         iterations: most steps.
         seconds: most time they may take.
         batch: views of labelled anchors in a step, an even number.
