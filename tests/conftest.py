@@ -35,7 +35,8 @@ def tiny_depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save_tiny(folder: Path, kind: str) -> Path:
     import torch
 
-    from rise_perception.network.checkpoint import ModelCard, save_model
+    from rise_perception.network.card import ModelCard
+    from rise_perception.network.checkpoint import save_model
     from rise_perception.network.config import NetworkConfig
     from rise_perception.network.rise import RiseNetwork
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rise_perception.inference.pairing import DEPTH_OF_QUEUE, FramePairing
+from rise_perception.inference.pairing import FramePairing
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -95,7 +95,7 @@ def test_memory_is_bounded_however_long_nobody_takes():
     for number in range(100):
         pairing.add_depth(number * 33 * MS + 25 * MS, object(), number * 0.033)
         pairing.add_color(number * 33 * MS, object(), number * 0.033)
-    assert pairing.superseded == 100 - DEPTH_OF_QUEUE
+    assert pairing.superseded == 100 - pairing.length
     pairing.clear()
     assert pairing.take(1e9) is None
     assert pairing.wait_time(1e9) is None

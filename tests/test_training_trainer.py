@@ -49,7 +49,7 @@ def semi(data: Path, more: Path, out: Path, teacher: str = "student", **changes:
     """Everything on: pasting, pseudo-labels from the start, augmentation, dropout."""
     sections = {
         "self_supervision": SelfSupervisionConfig(
-            "threshold", (0.0, 0.0), teacher=teacher, mask_threshold=0.45
+            "threshold", (0.0, 0.0), teacher=teacher, mask_threshold=(0.45, 0.45)
         ),
         "sequences": SequenceConfig(objects=3, bank=4),
     }

@@ -43,7 +43,8 @@ from rise_perception.grasp_learning.update.update import (
     without_unknown,
 )
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, collate, seeded_order
 from rise_perception.training.criterion import LossConfig, supervised_loss

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from rise_msgs.msg import InstanceArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from rise_perception.core.frame import CameraIntrinsics
+from rise_perception.core.frame import Frame
 from rise_perception.core.geometry import labelled_cloud, locate
 from rise_perception.core.instances import Instances
 from rise_perception.evaluation.overlay import draw_overlay
@@ -26,20 +25,16 @@ class Result:
 
     Attributes:
         header: of the colour image; every output carries it.
-        image: (H, W, 3) uint8 RGB.
-        depth: (H, W) float32 metres, or None.
-        info: the CameraInfo of ``image`` as a message, or None.
-        camera: the same as intrinsics, or None.
+        frame: image, depth and intrinsics.
+        info: the CameraInfo of the image as a message, or None.
         instances: with persistent ids.
         model_version: of the model that made them.
         arrival: when the colour image arrived, ``time.monotonic()``.
     """
 
     header: Header
-    image: np.ndarray
-    depth: np.ndarray | None
+    frame: Frame
     info: CameraInfo | None
-    camera: CameraIntrinsics | None
     instances: Instances
     model_version: str
     arrival: float
@@ -86,14 +81,16 @@ class Outputs:
     def announce(
         self, model_version: str, class_names: tuple[str, ...], threshold: float, version: int
     ) -> None:
-        """Publishes the latched facts about the serving model."""
+        """Publishes the latched facts about the active model."""
         if self._vision is None:
             return
         header = Header(stamp=self._node.get_clock().now().to_msg())
         info = messages.label_info(self._vision, header, class_names, threshold)
         self._latched["label_info"].publish(info)
         self._latched["vision_info"].publish(
-            messages.vision_info(self._vision, header, model_version, version)
+            messages.vision_info(
+                self._vision, header, model_version, self._node.resolve_topic_name("~/label_info"), version
+            )
         )
 
     def publish_label_map(self, result: Result) -> Image:
@@ -114,11 +111,11 @@ class Outputs:
         Returns:
             Seconds from the colour image's arrival to the publishing of the last mask.
         """
-        header, instances = result.header, result.instances
+        header, instances, frame = result.header, result.instances, result.frame
         locations = None
         located = self.wanted("instances") or self.wanted("detections")
-        if located and result.depth is not None and result.camera is not None:
-            locations = locate(instances, result.depth, result.camera)
+        if located and frame.depth is not None and frame.camera is not None:
+            locations = locate(instances, frame.depth, frame.camera)
         if self.wanted("instances"):
             message = messages.instance_array(header, label_map, instances, locations, result.model_version)
             message.latency_ms = (time.monotonic() - result.arrival) * 1e3
@@ -133,14 +130,14 @@ class Outputs:
                 messages.detections(self._vision, header, instances, locations)
             )
         if self.wanted("overlay"):
-            overlay = draw_overlay(result.image, instances)
+            overlay = draw_overlay(frame.image, instances)
             self._publishers["overlay"].publish(messages.image(header, overlay, "rgb8"))
         if result.info is not None and self.wanted("camera_info"):
             info = result.info
             info.header = header
             self._publishers["camera_info"].publish(info)
-        if result.depth is not None and result.camera is not None and self.wanted("points"):
-            points = labelled_cloud(result.image, result.depth, result.camera, instances.label_map)
+        if frame.depth is not None and frame.camera is not None and self.wanted("points"):
+            points = labelled_cloud(frame.image, frame.depth, frame.camera, instances.label_map)
             self._publishers["points"].publish(messages.cloud(header, points))
         return latency
 

@@ -32,7 +32,7 @@ from rise_perception.grasp_learning.update.gate import (
     measure,
     measure_anchors,
 )
-from rise_perception.grasp_learning.update.memory import Memory, read_memory, write_memory
+from rise_perception.grasp_learning.update.memory import read_memory, write_memory
 from rise_perception.grasp_learning.update.model_store import Current, ModelStore, StoredModel
 from rise_perception.grasp_learning.update.outcomes import OutcomeReader, fit_pick_success, information
 from rise_perception.grasp_learning.update.scene_split import SceneSplit
@@ -45,10 +45,12 @@ from rise_perception.grasp_learning.update.update import (
 )
 from rise_perception.grasp_learning.update.update_log import complete_history, write_down
 from rise_perception.inference.pick_success import CARD_KEY
-from rise_perception.network.checkpoint import ModelCard, file_checksum
+from rise_perception.network.card import ModelCard, file_checksum
 
 #: How often a candidate that forgets anchors is drawn back towards the first model, and to which part.
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
+#: Versions whose figures on the anchors are remembered.
+MAX_MEASURED = 50
 #: The head that foretells outcomes is fitted again when so many are new, and so large a share.
 NEW_OUTCOMES, NEW_OUTCOME_SHARE = 5, 0.25
 
@@ -93,6 +95,9 @@ class OnlineLearner:
         models: opened for writing; has begun.
         episodes: the store of episodes, opened for reading.
 
+    Attributes:
+        forgotten: why what an earlier process remembered could not be read; empty when it could.
+
     Raises:
         RiseError: the anchors cannot be read.
     """
@@ -105,7 +110,7 @@ class OnlineLearner:
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
-        self.memory: Memory = read_memory(models.root)
+        self.memory, self.forgotten = read_memory(models.root)
         self.scenes = SceneSplit(models.root, config.heldout_fraction, config.max_looks)
         self._check = EpisodeCheck(episodes, depth)
         self._outcomes = OutcomeReader(episodes)
@@ -356,7 +361,8 @@ class OnlineLearner:
         if stop.is_set():
             raise Stopped
         if key:
-            self._remember(anchors={**self.memory.anchors, key: list(dataclasses.astuple(found))})
+            kept = list(self.memory.anchors.items())[1 - MAX_MEASURED :]
+            self._remember(anchors=dict([*kept, (key, list(dataclasses.astuple(found)))]))
         return found
 
     def _measured(self, folder: Path, anchors: AnchorFigures, heldout: list[Entry]) -> Measured:

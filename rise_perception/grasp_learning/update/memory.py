@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import DataError, require
 from rise_perception.core.files import write_json
+from rise_perception.core.json_files import read_record
 
 MEMORY = "learner.json"
+#: Bytes of it: the ids of a quarter of a million episodes.
+MAX_MEMORY_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,25 @@ class Memory:
     last_verdict: str = ""
     paused: bool = False
 
+    def __post_init__(self) -> None:
+        for count in (self.rejected, self.looks, self.outcomes):
+            require(
+                0 <= count < 2**32, "rejected, looks or outcomes", count, "a number of candidates or grasps"
+            )
+        for figures in self.anchors.values():
+            require(len(figures) == 4, "anchors", len(figures), "four figures each")
 
-def read_memory(root: Path) -> Memory:
-    """What an earlier process wrote; nothing, should it be damaged: episodes are then learned again."""
+
+def read_memory(root: Path) -> tuple[Memory, str]:
+    """What an earlier process wrote, and why it could not be read; episodes are then learned again."""
+    path = root / MEMORY
+    if not path.exists():
+        return Memory(), ""
     try:
-        raw = json.loads((root / MEMORY).read_text(encoding="utf-8"))
-        lists = {name: tuple(raw[name]) for name in ("learned", "tried", "quarantined")}
-        return build_config(Memory, {**raw, **lists}, MEMORY)
-    except (OSError, ValueError, KeyError, TypeError, ConfigError):
-        return Memory()
+        remedy = "every episode is new to the learner"
+        return read_record(path, Memory, MAX_MEMORY_BYTES, remedy=remedy), ""
+    except DataError as error:
+        return Memory(), str(error)
 
 
 def write_memory(root: Path, memory: Memory) -> None:

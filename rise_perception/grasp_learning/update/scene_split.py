@@ -8,20 +8,21 @@ by the same scenes again and again is fitted to them; from then on it teaches.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, DataError
+from rise_perception.core.errors import DataError
 from rise_perception.core.files import write_json
+from rise_perception.core.json_files import read_record
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.label_propagation import same_scene
 
 #: The assignment, in the folder of the models.
 SCENES = "scenes.json"
+#: Bytes of it: a quarter of a million episodes.
+MAX_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class SceneRecord:
     judges: bool
     looks: int = 0
     retired: bool = False
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """The file: scene -> record, and episode -> scene."""
+
+    scenes: dict[str, SceneRecord] = field(default_factory=dict)
+    episodes: dict[str, str] = field(default_factory=dict)
 
 
 class SceneSplit:
@@ -103,14 +112,13 @@ class SceneSplit:
         return first.id
 
     def _load(self) -> None:
+        """What an earlier process wrote; without it, all is assigned anew, in the same order."""
         try:
-            raw = json.loads(self._path.read_text(encoding="utf-8"))
-            scenes = {str(k): build_config(SceneRecord, v, SCENES) for k, v in raw["scenes"].items()}
-            members: Mapping[str, str] = raw["episodes"]
-            self._of = {str(k): str(v) for k, v in members.items() if v in scenes}
-            self._scenes = scenes
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
-            self._scenes, self._of = {}, {}  # assigned anew, in the same order
+            kept = read_record(self._path, _Assignment, MAX_BYTES, remedy="scenes are assigned anew")
+        except DataError:
+            return
+        self._scenes = dict(kept.scenes)
+        self._of = {episode: scene for episode, scene in kept.episodes.items() if scene in kept.scenes}
 
     def _save(self) -> None:
         scenes = {name: asdict(record) for name, record in self._scenes.items()}

@@ -29,7 +29,8 @@ from rise_perception.grasp_learning.update.scenes import (
     EpisodeScenes,
     is_certain,
 )
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, training_loader, with_plain_errors
 from rise_perception.training.boxes import iou_and_giou, to_corners
@@ -169,10 +170,10 @@ class EpisodeTrainer(Trainer):
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
         """See :meth:`rise_perception.training.trainer.Trainer.losses`; the robot is no target."""
         robots = {i: t.masks[t.ids == ROBOT] for i, t in enumerate(batch.targets)}
-        refuted = {i: _kept(t, t.ids == NOTHING) for i, t in enumerate(batch.targets)}
+        refuted = {i: t.of(t.ids == NOTHING) for i, t in enumerate(batch.targets)}
         self._robots = {i: masks.any(0) for i, masks in robots.items() if len(masks)}
         self._refuted = {i: targets for i, targets in refuted.items() if len(targets)}
-        items = [_kept(t, (t.ids != ROBOT) & (t.ids != NOTHING)) for t in batch.targets]
+        items = [t.of((t.ids != ROBOT) & (t.ids != NOTHING)) for t in batch.targets]
         losses, values = super().losses(replace(batch, targets=items))
         assert self._seen is not None  # `predictions` has run
         losses["refuted"] = refuted_loss(self._seen, self._refuted, items)
@@ -181,7 +182,7 @@ class EpisodeTrainer(Trainer):
 
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
         """The certain objects of each episode's scene, and what the teacher sees beside them."""
-        known = [_kept(t, torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
+        known = [t.of(torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
         found = super().pseudo_labels(replace(batch, targets=known))
         first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
         believed = []
@@ -189,7 +190,7 @@ class EpisodeTrainer(Trainer):
             for region in (self._robots.get(i), self._nothing(i)):
                 if region is not None:
                     on_it = (seen.masks.bool() & region).sum((1, 2)) > JUDGED * seen.masks.sum((1, 2))
-                    seen = _kept(seen, ~on_it | (seen.ids != UNKNOWN))
+                    seen = seen.of(~on_it | (seen.ids != UNKNOWN))
             believed.append(seen if len(seen) else known[i])
         return believed
 
@@ -230,12 +231,6 @@ def refuted_loss(outputs: QueryOutputs, refuted: Mapping[int, Targets], known: l
             logits = stage.logits[image][repeats].float()
             loss = loss + focal_loss(logits, torch.zeros_like(logits)).sum() / REPEATERS
     return loss / max(1, len(refuted))
-
-
-def _kept(targets: Targets, kept: Tensor) -> Targets:
-    """The rows of ``targets`` where ``kept`` (N,) bool."""
-    parts = (targets.classes, targets.boxes, targets.masks, targets.ids)
-    return Targets(*(part[kept.to(part.device)] for part in parts))
 
 
 def without_unknown(
@@ -303,7 +298,14 @@ def training_config(
         # A handful of images says nothing about the statistics of norms.
         network=replace(parent.card.network, pretrained=False, frozen_norm=True),
         loss=LossConfig(unlabelled_weight=config.label_weight),
-        sequences=SequenceConfig(objects=config.objects),
+        # The views that the update was measured with: x3 has the geometry and the depth of x1.
+        sequences=SequenceConfig(
+            objects=config.objects,
+            strong_scale=(1.0, 1.0),
+            strong_rotation=0.0,
+            strong_flip=0.0,
+            depth_noise=0.0,
+        ),
         self_supervision=SelfSupervisionConfig(teacher="average"),
         optimisation=OptimisationConfig(
             iterations=config.iterations,

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+from rise_perception.core.errors import DataError
 from rise_perception.core.files import write_text
+from rise_perception.core.json_files import parse_json, read_bounded
 from rise_perception.grasp_learning.update.model_store import ModelStore
 
 DIARY = "updates.jsonl"
 LONGEST = 1000
+MAX_BYTES = 4 << 20
 
 
 def write_down(root: Path, facts: dict[str, Any]) -> None:
     """Add an update to the diary below ``root``, with the time; the oldest lines go."""
     path = root / DIARY
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    line = json.dumps({"stamp": time.time_ns(), **facts})
+    line = json.dumps(_finite({"stamp": time.time_ns(), **facts}))
+    lines = _lines(path)
     write_text(path, "\n".join([*lines[1 - LONGEST :], line]) + "\n")
 
 
@@ -45,16 +49,29 @@ def read_history(root: Path) -> list[dict[str, Any]]:
     ``candidate`` (versions); one that was trained and measured also ``episodes``, ``steps``, ``seconds``,
     and ``anchor_ap`` and ``heldout`` (each the serving model's and the candidate's).
     """
-    try:
-        lines = (root / DIARY).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
     found = []
-    for line in lines:
+    for line in _lines(root / DIARY):
         try:
-            facts = json.loads(line)
-        except ValueError:
+            facts = parse_json(line, DIARY)
+        except DataError:
             continue
         if isinstance(facts, dict):
             found.append(facts)
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    """Those of the diary; none where there is none, or one that has grown beyond measure."""
+    try:
+        return read_bounded(path, MAX_BYTES, DataError).decode(errors="replace").splitlines()
+    except DataError:
+        return []
+
+
+def _finite(value: Any) -> Any:
+    """What was not measured is NaN here and null in JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

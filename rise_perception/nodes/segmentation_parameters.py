@@ -1,0 +1,80 @@
+"""The parameters of the segmentation node."""
+
+from __future__ import annotations
+
+from rise_perception.nodes.camera_parameters import QOS_NOTE, camera_parameters
+from rise_perception.nodes.parameter_table import Change, Parameter, ParameterTable
+
+CONFIGURE, LIVE = Change.CONFIGURE, Change.LIVE
+
+TABLE = ParameterTable(
+    "segmentation_node",
+    {
+        "Model": {
+            "model": Parameter(
+                "auto",
+                "Model folder, name of a shipped model, or auto: the RGB-D model while depth comes in, RGB "
+                "otherwise.",
+                change=CONFIGURE,
+            ),
+            "model_store": Parameter(
+                "",
+                "Folder of the learner's versions: the last active one serves again, and ~/reload_model "
+                "takes "
+                "versions from there and nowhere else; empty for none.",
+                change=CONFIGURE,
+            ),
+            "device": Parameter(
+                "auto",
+                "Where the network runs: auto (CUDA if there is one), cpu, cuda, cuda:1.",
+                change=CONFIGURE,
+            ),
+            "score_threshold": Parameter(
+                0.0,
+                "Instances that score below are dropped; 0 takes the threshold in the model's card.",
+                (0.0, 1.0),
+                LIVE,
+            ),
+            "runtime": Parameter(
+                "torch",
+                "What runs the network: torch, auto (the fastest here, measured once), onnxruntime, "
+                "openvino, "
+                "tensorrt, onnxruntime-cuda, torch-compiled, torch-cudagraph. Its engine is built in the "
+                "background "
+                "for the camera's images; torch serves until then.",
+                change=CONFIGURE,
+            ),
+            "precision": Parameter(
+                "fp32",
+                "Precision of the engine: fp32, fp16, bf16 or, in openvino, int8; auto chooses.",
+                change=CONFIGURE,
+            ),
+            "calibration": Parameter(
+                "",
+                "Recording or folder of pictures from this camera that int8 is calibrated on; empty for the "
+                "shipped recording.",
+                change=CONFIGURE,
+            ),
+            "engine_dir": Parameter(
+                "",
+                "Folder of the engine cache; empty for ~/.cache/rise_perception/engines.",
+                change=CONFIGURE,
+            ),
+        },
+        "Camera": camera_parameters(CONFIGURE),
+        "Node": {
+            "latency_budget_ms": Parameter(
+                200.0,
+                "Diagnostics warn when the median time from image to masks, in milliseconds, exceeds this.",
+                (1.0, 10000.0),
+                LIVE,
+            ),
+            "autostart": Parameter(
+                True,
+                "Configure and activate at start, unless a lifecycle manager is there; false always waits "
+                "for one.",
+            ),
+        },
+    },
+    QOS_NOTE,
+)
