@@ -165,9 +165,8 @@ def average_precision(segmenter: Segmenter, annotations: Path) -> tuple[float, f
     """AP and AP50 of a segmenter that reports all guesses, on a labelled set."""
     depth = segmenter.uses_depth
     images = CocoDataset(annotations, segmenter.class_names, depth)
-    pairs: list[ImagePair] = [
-        pair_of(images[k], segmenter, segmenter.class_names) for k in range(len(images))
-    ]
+    names = segmenter.class_names
+    pairs: list[ImagePair] = [pair_of(images[k], segmenter, names) for k in range(len(images))]
     scores = coco_scores(pairs)
     if scores.ap is None or scores.ap50 is None:
         raise DataError(f"{annotations} labels no object")

@@ -49,8 +49,8 @@ def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() 
     accepted, reason = judged((0.70, 0.69), [0.2, 0.4, 0.3, 0.5], [0.6, 0.7, 0.8, 0.7])
     assert accepted
     assert reason == (
-        "anchors AP 0.700 -> 0.690, false masks per anchor 1.00 -> 1.00, held-out quality 0.350 -> 0.700 over "
-        "4 items of 2 scenes, chance of no gain 0.0002"
+        "anchors AP 0.700 -> 0.690, false masks per anchor 1.00 -> 1.00, held-out quality 0.350 -> 0.700 "
+        "over 4 items of 2 scenes, chance of no gain 0.0002"
     )
 
 

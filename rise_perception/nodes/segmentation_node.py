@@ -224,6 +224,7 @@ class SegmentationNode(LifecycleNode):
         frame = reader.read(pair)
         self._image_size = frame.image.shape[0], frame.image.shape[1]
         self._segmenter.score_threshold = self.parameters["score_threshold"]
+        self._segmenter.min_relief_mm = self.parameters["min_relief_mm"]
         instances = self._tracker.update(self._segmenter(frame.image, frame.depth), frame.stamp)
         self._known_ids = instances.ids.tolist()
         info = self._inputs.info if frame.camera is not None else None

@@ -133,7 +133,7 @@ def ap50(folder: str | Path, images: LabelledImages, count: int, device: str) ->
     """AP50 of a model on the first ``count`` labelled images; 0 where none of them has an object."""
     network = read_card(folder).network
     segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
-    pairs = [_pair(images[k], segmenter, network.classes) for k in range(count)]
+    pairs = [pair_of(images[k], segmenter, network.classes) for k in range(count)]
     return coco_scores(pairs).ap50 or 0.0
 
 

@@ -43,9 +43,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         for count in (self.rejected, self.looks, self.outcomes):
-            require(
-                0 <= count < 2**32, "rejected, looks or outcomes", count, "a number of candidates or grasps"
-            )
+            require(0 <= count < 2**32, "a count of the learner", count, "32 bits without a sign")
         for figures in self.anchors.values():
             require(len(figures) == 4, "anchors", len(figures), "four figures each")
 
