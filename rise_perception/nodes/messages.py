@@ -46,13 +46,14 @@ def instance_array(
         instances.ids.tolist(),
         instances.classes.tolist(),
         instances.scores.tolist(),
+        instances.pick_success.tolist(),
         instances.boxes.astype(np.int64).tolist(),
         instances.areas().tolist(),
         instances.embeddings.astype(np.float32),
         locations if locations is not None else [None] * len(instances),
         strict=True,
     )
-    for label, identity, kind, score, (x0, y0, x1, y1), area, embedding, location in rows:
+    for label, identity, kind, score, success, (x0, y0, x1, y1), area, embedding, location in rows:
         row = Instance(
             label=label,
             id=identity,
@@ -61,7 +62,7 @@ def instance_array(
             bbox=RegionOfInterest(x_offset=x0, y_offset=y0, width=x1 - x0, height=y1 - y0),
             area=area,
             centroid=Point(x=math.nan, y=math.nan, z=math.nan),
-            pick_success=math.nan,
+            pick_success=success,
             embedding=array("f", embedding.tobytes()),
         )
         if location is not None:

@@ -234,6 +234,7 @@ class SegmentationNode(LifecycleNode):
         frame = reader.read(pair)
         self._image_size = frame.image.shape[0], frame.image.shape[1]
         segmenter.score_threshold = self.parameters["score_threshold"]
+        segmenter.min_relief_mm = self.parameters["min_relief_mm"]
         instances, outside = self._places.restrict(frame, segmenter(frame.image, frame.depth))
         instances = self._tracker.update(instances, frame.stamp)
         self._known_ids = instances.ids.tolist()

@@ -36,6 +36,13 @@ TABLE = ParameterTable(
                 (0.0, 1.0),
                 LIVE,
             ),
+            "min_relief_mm": Parameter(
+                0.0,
+                "Instances whose median height above the support surface is lower are dropped, in "
+                "millimetres, where there is depth; 0 drops none.",
+                (0.0, 1000.0),
+                LIVE,
+            ),
             "runtime": Parameter(
                 "torch",
                 "What runs the network: torch, auto (the fastest here, measured once), onnxruntime, "
