@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from rise_perception.benchmarks.interaction_trials import from_label_map
-from rise_perception.frame import CameraIntrinsics, Frame
-from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome
+from benchmarks.grasp_trials import from_label_map
+from rise_perception.core.frame import CameraIntrinsics, Frame
+from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 
 HEIGHT, WIDTH = 120, 160
 #: label -> (y0, y1, x0, x1), colour, metres

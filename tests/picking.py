@@ -13,16 +13,16 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from tiny import tiny_config
 
-from rise_perception.benchmarks.interaction_trials import from_label_map
+from benchmarks.grasp_trials import from_label_map
+from rise_perception.core.frame import CameraIntrinsics, Frame
+from rise_perception.core.instances import Instances
 from rise_perception.data.bag_messages import header, instance_array_message
 from rise_perception.data.bags import COLOR_TOPIC, INFO_TOPIC, BagWriter
 from rise_perception.data.images import write_image
 from rise_perception.data.typestore import typestore
-from rise_perception.frame import CameraIntrinsics, Frame
-from rise_perception.instances import Instances
-from rise_perception.interaction.episode import Episode, Grasp, Observation, Outcome, Phase
-from rise_perception.learning.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
-from rise_perception.learning.trainer import Trainer
+from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome, Phase
+from rise_perception.training.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
+from rise_perception.training.trainer import Trainer
 
 SIZE = (64, 96)
 FRAME = 200_000_000  # nanoseconds

@@ -22,7 +22,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 from std_msgs.msg import Header  # noqa: E402
 
 from rise_perception.data import ros_images  # noqa: E402
-from rise_perception.nodes.processes import NodeProcess, environment, free_domain  # noqa: E402
+from rise_perception.nodes.node_process import NodeProcess, environment, free_domain  # noqa: E402
 
 PATIENCE = 120.0  # seconds; a loaded machine takes most of a minute to import torch
 COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth/image_raw", "/camera/color/camera_info"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from rise_perception.data.coco import LabelledImage
-from rise_perception.learning.augmentation import GeometricAugmentation
-from rise_perception.learning.config import SequenceConfig
-from rise_perception.learning.sequence import SequenceMaker
+from rise_perception.synthesis.augmentation import GeometricAugmentation
+from rise_perception.training.config import SequenceConfig
+from rise_perception.training.sequence import SequenceMaker
 
 STILL = GeometricAugmentation((1.0, 1.0), flip=0.0, rotation=0.0)
 L_SHAPE = np.zeros((24, 16), bool)

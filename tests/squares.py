@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from rise_perception.evaluation.regions import ImagePair, Region, encode_mask
-from rise_perception.instances import Instances
+from rise_perception.core.instances import Instances
+from rise_perception.core.regions import ImagePair, Region, encode_mask
 
 SIZE = (40, 60)
 

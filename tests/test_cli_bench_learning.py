@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import yaml
 
-from rise_perception.benchmarks.learning_page import missing_pieces, page
-from rise_perception.benchmarks.learning_plan import (
+from benchmarks.learning_page import missing_pieces, page
+from benchmarks.learning_plan import (
     ABLATION_LABELS,
     MAIN,
     METHODS,
@@ -24,9 +24,9 @@ from rise_perception.benchmarks.learning_plan import (
     Piece,
     plan,
 )
+from rise_perception.core.regions import encode_mask
+from rise_perception.core.resources import find
 from rise_perception.data.images import write_image
-from rise_perception.evaluation.regions import encode_mask
-from rise_perception.resources import find
 
 NETWORK = {
     "backbone": "resnet18",

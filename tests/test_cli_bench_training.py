@@ -13,10 +13,10 @@ import yaml
 from tiny import tiny_config
 from tiny_data import configure, write_data
 
-from rise_perception.benchmarks import training_step as cost
-from rise_perception.benchmarks.training_step import OURS, PEER, StepCost, StepJob, make_batch, measure_steps
-from rise_perception.cli import bench_training
-from rise_perception.errors import RiseError
+from benchmarks import bench_training
+from benchmarks import training_step as cost
+from benchmarks.training_step import OURS, PEER, StepCost, StepJob, make_batch, measure_steps
+from rise_perception.core.errors import RiseError
 
 
 def tiny_job(**changes: Any) -> StepJob:

@@ -18,14 +18,14 @@ from tiny import tiny_config
 from tiny_data import write_data
 
 from rise_perception.data.images import write_image
-from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.update import learner as learner_module
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.grasp_learning.update.update import Progress
+from rise_perception.grasp_learning.update.update_log import read_history
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, save_model
-from rise_perception.online import learner as learner_module
-from rise_perception.online.history import read_history
-from rise_perception.online.model_store import ModelStore
-from rise_perception.online.update import Progress
 
 Rise = Callable[..., tuple[int, str, str]]
 

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.data import bags
 from rise_perception.data.bag_messages import image_message
 from rise_perception.data.bags import BagReader, BagWriter
-from rise_perception.frame import CameraIntrinsics
 
 START = 1_700_000_000_000_000_000
 PERIOD = 100_000_000

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from rise_perception.cli import bench_runtime
-from rise_perception.export.spec import ExportSpec
-from rise_perception.runtime import selftest
-from rise_perception.runtime.runner import EngineError
+from rise_perception.inference.engines import selftest
+from rise_perception.inference.engines.runner import EngineError
+from rise_perception.inference.engines.spec import ExportSpec
 
 for _package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_package, reason=f"{_package} is not installed; pip install {_package}")

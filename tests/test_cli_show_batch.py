@@ -13,12 +13,12 @@ from tiny_data import configure, write_data
 
 from rise_perception.cli.main import main
 from rise_perception.evaluation.overlay import id_color
-from rise_perception.learning.batches import Key, Scenes
-from rise_perception.learning.config import DataConfig, read_train_config
-from rise_perception.learning.pictures import PANEL, draw_scene
-from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.rise import RiseNetwork
+from rise_perception.training.batch_pictures import PANEL, draw_scene
+from rise_perception.training.batches import Key, Scenes
+from rise_perception.training.config import DataConfig, read_train_config
+from rise_perception.training.pseudo_labels import SelfSupervisionConfig
 
 
 @pytest.fixture

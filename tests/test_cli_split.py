@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rise_perception.core.errors import DataError
 from rise_perception.data.images import write_image
 from rise_perception.data.ocid import OcidDataset
 from rise_perception.data.sources import open_labelled, open_unlabelled
-from rise_perception.errors import DataError
 
 COUNT = 200
 

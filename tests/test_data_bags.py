@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from rise_perception.core.errors import BagError
+from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.data import bags
 from rise_perception.data.bag_messages import header, image_message
 from rise_perception.data.bags import BagReader, BagWriter
 from rise_perception.data.typestore import typestore
-from rise_perception.errors import BagError
-from rise_perception.frame import CameraIntrinsics
 
 START = 1_700_000_000_000_000_000
 PERIOD = 33_333_333

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from rise_perception.core.errors import DataError, RiseError
+from rise_perception.core.rle import decode_runs
 from rise_perception.data.coco import CocoDataset, decode_segmentation
 from rise_perception.data.images import write_image
-from rise_perception.data.rle import decode_runs
-from rise_perception.errors import DataError, RiseError
 
 CLASSES = ("container", "object")
 H, W = 24, 40

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.files import atomic_write, write_json, write_text
 from rise_perception.data import images
-from rise_perception.data.atomic import atomic_write, write_json, write_text
-from rise_perception.errors import DataError, ImageError
 
 RGB = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 

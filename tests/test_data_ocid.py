@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rise_perception.core.errors import DataError
 from rise_perception.data.images import write_image
 from rise_perception.data.ocid import OcidDataset, OcidImages
 from rise_perception.data.sources import open_labelled, open_unlabelled
-from rise_perception.errors import DataError
 
 H, W = 48, 64
 CLASSES = ("container", "object")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from rise_perception.core.errors import DataError, RiseError
 from rise_perception.data import bags
 from rise_perception.data.bag_images import BagImages
 from rise_perception.data.bags import BagWriter
@@ -20,7 +21,6 @@ from rise_perception.data.folder import FolderImages
 from rise_perception.data.images import write_image
 from rise_perception.data.sources import open_images, open_labelled, open_unlabelled
 from rise_perception.data.splits import write_split
-from rise_perception.errors import DataError, RiseError
 
 H, W = 24, 40
 START, PERIOD = 1_700_000_000_000_000_000, 33_333_333

@@ -9,19 +9,19 @@ import pytest
 from pycocotools import mask as coco_mask
 from squares import SIZE, instances_of, pair, region, square
 
-from rise_perception.data.atomic import write_json
-from rise_perception.data.images import write_image
-from rise_perception.errors import DataError
-from rise_perception.evaluation.coco import coco_scores
-from rise_perception.evaluation.loading import load_pairs
-from rise_perception.evaluation.metrics import measure
-from rise_perception.evaluation.regions import (
+from rise_perception.core.errors import DataError
+from rise_perception.core.files import write_json
+from rise_perception.core.regions import (
     encode_label_map,
     encode_mask,
     instances_json,
     paint,
     regions_of_map,
 )
+from rise_perception.data.images import write_image
+from rise_perception.evaluation.coco import coco_scores
+from rise_perception.evaluation.loading import load_pairs
+from rise_perception.evaluation.metrics import measure
 from rise_perception.evaluation.report import (
     metrics_section,
 )

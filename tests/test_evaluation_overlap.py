@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
 from rise_perception.evaluation.overlap import OverlapScores, best_ious, mean_scores, overlap_scores
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from squares import SIZE, instances_of, pair, region, square
 
+from rise_perception.core.instances import Instances
 from rise_perception.evaluation.metrics import measure
 from rise_perception.evaluation.overlay import draw_overlay, id_color
 from rise_perception.evaluation.plots import latency_plot
@@ -19,8 +20,7 @@ from rise_perception.evaluation.report import (
     metrics_section,
     write_report,
 )
-from rise_perception.evaluation.worst import WorstCases, draw_row
-from rise_perception.instances import Instances
+from rise_perception.evaluation.worst_cases import WorstCases, draw_row
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import shake, tiny_config
 
-from rise_perception.errors import ModelError
+from rise_perception.core.errors import ModelError
 from rise_perception.network.checkpoint import (
     CARD,
     WEIGHTS,

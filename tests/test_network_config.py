@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from rise_perception.errors import ConfigError
-from rise_perception.learning.config import read_train_config
-from rise_perception.network.config import NetworkConfig, build_config
+from rise_perception.core.config import build_config
+from rise_perception.core.errors import ConfigError
+from rise_perception.network.config import NetworkConfig
+from rise_perception.training.config import read_train_config
 
 MINIMAL = {"name": "m", "out": "runs/m", "data": {"train": ["train.json"]}}
 

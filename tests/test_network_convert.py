@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_network_parity import TIMM, ours, theirs
 from tiny import shake, tiny_config
 
-from rise_perception.errors import ModelError
+from rise_perception.core.errors import ModelError
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.convert import initialise

@@ -9,12 +9,12 @@ import torch
 from tiny import mask_targets, shake, tiny_config
 from torch import Tensor
 
-from rise_perception.errors import ModelError
-from rise_perception.learning.criterion import LossConfig, supervised_loss
+from rise_perception.core.errors import ModelError
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.encoder import HybridEncoder
 from rise_perception.network.rise import RiseNetwork
+from rise_perception.training.criterion import LossConfig, supervised_loss
 
 SHAPES = [(8, 12), (4, 6), (2, 3)]
 SIZES = [h * w for h, w in SHAPES]

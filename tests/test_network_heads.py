@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tiny import shake, tiny_config
 from torch import Tensor
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 from rise_perception.network.backbone import Backbone
 from rise_perception.network.inputs import MEAN, depth_features, make_input
 from rise_perception.network.mask_head import COORDINATE_UNIT, DynamicMaskHead

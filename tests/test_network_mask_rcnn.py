@@ -13,18 +13,18 @@ from tiny import box_targets, mask_targets, shake, tiny_config
 from tiny_data import Recorder, configure, write_data
 from torch import Tensor
 
-from rise_perception.errors import ModelError
-from rise_perception.learning.association import association_loss
-from rise_perception.learning.config import SequenceConfig
-from rise_perception.learning.criterion import LossConfig, match, supervised_loss
-from rise_perception.learning.pseudo_labels import SelfSupervisionConfig
-from rise_perception.learning.trainer import Trainer
+from rise_perception.core.errors import ModelError
+from rise_perception.inference.segmenter import Segmenter
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.convert import initialise
 from rise_perception.network.mask_rcnn import OUTSIDE, MaskRcnnNetwork, paste_masks
-from rise_perception.runtime.segmenter import Segmenter
+from rise_perception.training.association import association_loss
+from rise_perception.training.config import SequenceConfig
+from rise_perception.training.criterion import LossConfig, match, supervised_loss
+from rise_perception.training.pseudo_labels import SelfSupervisionConfig
+from rise_perception.training.trainer import Trainer
 
 
 def config(**changes: Any) -> NetworkConfig:

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from rise_perception.core.errors import ImageError
 from rise_perception.data import ros_images
-from rise_perception.errors import ImageError
 
 
 def message(values: np.ndarray, encoding: str, /, **wrong: object) -> SimpleNamespace:

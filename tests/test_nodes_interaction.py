@@ -26,13 +26,13 @@ from ros_graph import LENS, RELIABLE, Graph, header_of, status_text
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float32
 
-from rise_perception import resources
-from rise_perception.benchmarks.interaction_trials import from_label_map, overlap
+from benchmarks.grasp_trials import from_label_map, overlap
+from rise_perception.core import resources
 from rise_perception.data import ros_images
-from rise_perception.interaction.episode import Calibration, Episode, Outcome, Phase
-from rise_perception.interaction.lesson import Lesson, Verdict
-from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Outcome, Phase
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
 from rise_perception.nodes import interaction_node
 from rise_perception.nodes.messages import instance_array
 

@@ -22,15 +22,15 @@ from ros_graph import Graph, status_text
 from std_srvs.srv import SetBool, Trigger
 from tiny import tiny_config
 
-from rise_perception import resources
-from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.core import resources
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.nodes import qos
 from rise_perception.nodes.learner_node import ASK_AGAIN
 from rise_perception.nodes.learner_parameters import PARAMETERS
-from rise_perception.online.model_store import ModelStore
 
 pytestmark = pytest.mark.slow
 NODE = "/learner_node"

@@ -19,14 +19,14 @@ import torch
 from ros_graph import Graph
 from tiny import tiny_config
 
-from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.update.learner import MEMORY
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.grasp_learning.update.update_log import DIARY
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
-from rise_perception.nodes.processes import environment, free_domain
-from rise_perception.online.history import DIARY
-from rise_perception.online.learner import MEMORY
-from rise_perception.online.model_store import ModelStore
+from rise_perception.nodes.node_process import environment, free_domain
 
 pytestmark = pytest.mark.slow
 #: Another number of kills: RISE_KILLS=500 pytest tests/test_nodes_learner_killed.py
@@ -36,7 +36,8 @@ KILLS = int(os.environ.get("RISE_KILLS", "50"))
 NURSERY = r"""
 import json, os, sys
 from rise_perception.nodes import learner_node
-from rise_perception.online import gate, learner
+from rise_perception.grasp_learning.update import gate
+from rise_perception.grasp_learning.update import learner
 arguments, ids = sys.argv[1:-1], json.loads(sys.argv[-1])
 
 class Restless(learner_node.LearnerNode):

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rise_perception.benchmarks.live import WINDOW, Accuracy, Arm, figures, plot_section, summary_section
+from rise_perception.cli.live_report import WINDOW, Accuracy, Arm, figures, plot_section, summary_section
 from rise_perception.cli.main import main
-from rise_perception.interaction.lesson import Cause
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.episode_labels import Cause
 from rise_perception.nodes.live import EPISODES, LiveRun, read_picks, run_live
 from rise_perception.simulation.dataset import Settings, write_dataset
 
@@ -74,7 +74,7 @@ def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.Capture
 @pytest.fixture
 def blind_model(tmp_path: Path) -> Path:
     """The shipped model, with a threshold that nothing reaches."""
-    from rise_perception.runtime.segmenter import find_model
+    from rise_perception.inference.segmenter import find_model
 
     folder = tmp_path / "blind"
     folder.mkdir()

@@ -11,10 +11,10 @@ pytest.importorskip("rise_msgs", reason="rise_msgs is not built; `make venv` bui
 
 from std_msgs.msg import Header
 
+from rise_perception.core.geometry import Location
+from rise_perception.core.instances import Instances
 from rise_perception.data.ros_instances import to_instances
-from rise_perception.instances import Instances
 from rise_perception.nodes import messages
-from rise_perception.runtime.geometry import Location
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rise_perception.runtime.pairing import DEPTH_OF_QUEUE, FramePairing
+from rise_perception.inference.pairing import DEPTH_OF_QUEUE, FramePairing
 
 MS = 1_000_000
 SECOND = 1_000 * MS

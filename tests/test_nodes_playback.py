@@ -19,10 +19,10 @@ from ros_graph import Graph, stamp_of
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import UInt32
 
+from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.data import ros_images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC, TRUTH_TOPIC, BagReader, BagWriter
 from rise_perception.data.images import write_image
-from rise_perception.frame import CameraIntrinsics
 from rise_perception.nodes import qos
 
 pytestmark = pytest.mark.slow

@@ -17,9 +17,9 @@ from std_srvs.srv import Trigger
 from test_nodes_learner import Robot
 from tiny import tiny_config
 
+from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import WEIGHTS, ModelCard, file_checksum, save_model
-from rise_perception.online.model_store import ModelStore
 
 pytestmark = pytest.mark.slow
 NODE = "/segmentation_node"

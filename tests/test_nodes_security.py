@@ -11,7 +11,7 @@ import pytest
 from ros_graph import Graph
 from tiny_data import write_data
 
-from rise_perception import resources
+from rise_perception.core import resources
 
 POLICY = resources.find("config") / "sros2_policy.xml"
 NODES = ("segmentation_node", "interaction_node", "learner_node")

@@ -17,7 +17,7 @@ from rise_msgs.srv import ReloadModel, SetTarget
 from ros_graph import COLOR, DEPTH, RELIABLE, Graph, stamp_of, status_text
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
-from rise_perception import resources
+from rise_perception.core import resources
 from rise_perception.data import ros_images
 from rise_perception.data.images import encode_image
 from rise_perception.data.ros_instances import to_instances

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not installed; `make venv` installs it")
 
-from rise_perception.frame import CameraIntrinsics, Frame
+from rise_perception.core.frame import CameraIntrinsics, Frame
 from rise_perception.nodes.soak import SoakResult, soak
 
 

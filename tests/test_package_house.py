@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import rise_perception
-from rise_perception import resources
-from rise_perception.errors import RiseError
+from rise_perception.core import resources
+from rise_perception.core.errors import RiseError
 
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGES = ROOT / "ros2_ws/src/rise_msgs"
@@ -80,7 +80,7 @@ def test_all_but_the_nodes_import_without_ros_and_without_heavy_packages():
         if "nodes" not in p.parts and p.name != "__init__.py"
     ]
     assert len(modules) > 30
-    modules.append("rise_perception.nodes.processes")
+    modules.append("rise_perception.nodes.node_process")
     code = f"""
 import importlib, sys
 for module in {modules!r}:
@@ -108,7 +108,7 @@ def test_resources_of_an_installation_are_found_below_its_prefix(tmp_path):
     config = tmp_path / "prefix/share/rise_perception/config"
     config.mkdir(parents=True)
     code = """
-from rise_perception import resources
+from rise_perception.core import resources
 print(resources.find("config"))
 try:
     resources.find("models")

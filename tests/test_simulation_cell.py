@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rise_perception.benchmarks.interaction_trials import from_label_map
+from benchmarks.grasp_trials import from_label_map
+from rise_perception.core.errors import ConfigError
 from rise_perception.data.coco import CocoDataset
-from rise_perception.errors import ConfigError
 from rise_perception.simulation import parts, shapes
 from rise_perception.simulation.cell import CODE, Cell, CellSettings
 from rise_perception.simulation.items import RECIPES_PER_SPLIT

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rise_perception.cli.main import main
+from rise_perception.core.errors import BagError, DataError
 from rise_perception.data.bags import BagReader
-from rise_perception.errors import BagError, DataError
 from rise_perception.simulation.recording import EVENT_TOPIC, write_bag, write_sequence
 from rise_perception.simulation.render import Renderer
 from rise_perception.simulation.sequence import (

@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as rle
 
 from rise_perception.cli.main import main
-from rise_perception.errors import ConfigError, DataError, MissingDependencyError
+from rise_perception.core.errors import ConfigError, DataError, MissingDependencyError
 from rise_perception.simulation.assets import Builder
 from rise_perception.simulation.camera import View, draw_view
 from rise_perception.simulation.dataset import MIN_PIXELS, Settings, write_dataset

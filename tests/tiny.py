@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rise_perception.learning.boxes import masks_to_boxes
-from rise_perception.learning.matching import Targets
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.outputs import QueryOutputs
+from rise_perception.training.boxes import masks_to_boxes
+from rise_perception.training.matching import Targets
 
 
 def tiny_config(**changes: Any) -> NetworkConfig:

@@ -12,10 +12,11 @@ from tiny import tiny_config
 
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.images import write_image
-from rise_perception.learning.bank import CutOut, InstanceBank
-from rise_perception.learning.batches import Batch
-from rise_perception.learning.config import DataConfig, OptimisationConfig, TrainConfig
-from rise_perception.learning.trainer import Trainer
+from rise_perception.synthesis.bank import InstanceBank
+from rise_perception.synthesis.cut_out import CutOut
+from rise_perception.training.batches import Batch
+from rise_perception.training.config import DataConfig, OptimisationConfig, TrainConfig
+from rise_perception.training.trainer import Trainer
 
 #: Rectangles (x0, y0, x1, y1) of the objects of each image of 64 x 96 pixels.
 RECTANGLES = [

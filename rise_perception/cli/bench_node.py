@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rise_perception.frame import Frame
+    from rise_perception.core.frame import Frame
 
 SUMMARY = "the node: milliseconds of each part from image message to label map"
 EXAMPLES = """\
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print a table, write JSON."""
-    from rise_perception.data.atomic import write_json
+    from rise_perception.core.files import write_json
+    from rise_perception.inference.segmenter import Segmenter
     from rise_perception.nodes.benchmark import measure_node
-    from rise_perception.runtime.segmenter import Segmenter
 
     if args.frames < 1:
         raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
@@ -86,9 +86,9 @@ def _frame(with_depth: bool) -> Frame:
     """The first frame of the shipped bag, scaled to the benchmark's size."""
     import cv2
 
-    from rise_perception import resources
+    from rise_perception.core import resources
+    from rise_perception.core.frame import CameraIntrinsics, Frame
     from rise_perception.data.source import FrameSource
-    from rise_perception.frame import CameraIntrinsics, Frame
 
     frame, _ = next(FrameSource(resources.find("models") / "demo_pick").frames())
     image = cv2.resize(frame.image, SIZE, interpolation=cv2.INTER_LINEAR)

@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_perception.errors import ConfigError, RiseError
+from rise_perception.core.errors import ConfigError, RiseError
 
 if TYPE_CHECKING:
-    from rise_perception.runtime.engine_cache import EngineCache
+    from rise_perception.inference.engines.cache import EngineCache
 
 SUMMARY = "the network in every runtime, beside transformers' Deformable DETR and torchvision's Mask R-CNN"
 EXAMPLES = """\
@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build what is missing, measure row by row, print the table."""
     from rise_perception.cli.export import parse_size
-    from rise_perception.runtime.device import choose_device
-    from rise_perception.runtime.segmenter import find_model
+    from rise_perception.inference.device import choose_device
+    from rise_perception.inference.segmenter import find_model
 
     if args.frames < 1:
         raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
@@ -79,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace, models: list[Path], size: tuple[int, int], device: str) -> int:
     from tqdm import tqdm
 
-    from rise_perception.benchmarks.runtimes import OURS, Task, gflop, measure, peak_gflops, rows_for
-    from rise_perception.data.atomic import write_json
+    from rise_perception.core.files import write_json
+    from rise_perception.inference.engines.benchmark import OURS, Task, gflop, measure, peak_gflops, rows_for
+    from rise_perception.inference.engines.cache import EngineCache
+    from rise_perception.inference.threads import cpu_threads
     from rise_perception.network.checkpoint import read_card
-    from rise_perception.runtime.engine_cache import EngineCache
-    from rise_perception.runtime.threads import cpu_threads
 
     cache = EngineCache(args.engine_dir)
     tasks, rows = [], []
@@ -128,8 +128,8 @@ def _prepare(
     model: Path, size: tuple[int, int], runtime: str, precision: str, device: str, cache: EngineCache
 ) -> str:
     """Have the engine in the cache, compared with torch; returns why there is none, or an empty text."""
+    from rise_perception.inference.engines.build import RUNTIMES, build_engine, serving_spec
     from rise_perception.network.checkpoint import load_model
-    from rise_perception.runtime.engines import RUNTIMES, build_engine, serving_spec
 
     if runtime not in RUNTIMES:
         return ""
@@ -152,7 +152,7 @@ def _work(row: dict[str, Any], gflop: float, peak: float) -> dict[str, float]:
 
 
 def _print(rows: list[dict[str, Any]], peak: float, size: tuple[int, int], device: str) -> None:
-    from rise_perception.benchmarks.runtimes import DETR
+    from rise_perception.inference.engines.benchmark import DETR
 
     base = next((r["median_ms"] for r in rows if r["name"] == DETR), None)
     print(f"{size[1]}x{size[0]} on {device}; FP32 products of matrices reach {peak:.0f} GFLOP/s here")
@@ -181,7 +181,7 @@ def _paper_network(folder: Path, size: tuple[int, int], encoder: str) -> Path:
     """The paper's network, random, with one of two encoders; its threshold lets a few queries pass."""
     import torch
 
-    from rise_perception.export.feeds import stored_frames
+    from rise_perception.inference.engines.feeds import stored_frames
     from rise_perception.network.build import build_network
     from rise_perception.network.checkpoint import ModelCard, save_model
     from rise_perception.network.config import NetworkConfig

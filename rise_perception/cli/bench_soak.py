@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 
 SUMMARY = "the whole node over minutes: latency from image to label map, and memory"
 EXAMPLES = """\
@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
     """Run, print, write; 2 when something grew."""
     import numpy as np
 
-    from rise_perception import resources
-    from rise_perception.data.atomic import write_json
+    from rise_perception.core import resources
+    from rise_perception.core.files import write_json
     from rise_perception.data.source import FrameSource
     from rise_perception.evaluation.report import latency_section, write_report
     from rise_perception.nodes.soak import soak

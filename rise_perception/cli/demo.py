@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_perception.errors import MissingDependencyError, RiseError
+from rise_perception.core.errors import MissingDependencyError, RiseError
 
 if TYPE_CHECKING:
     from rise_perception.data.source import FrameSource
     from rise_perception.evaluation.report import Section
-    from rise_perception.nodes.processes import NodeProcess
+    from rise_perception.nodes.node_process import NodeProcess
 
 SUMMARY = "segment a recorded scene through the real ROS 2 graph and write a report"
 EXAMPLES = """\
@@ -50,9 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 2 when a part of the input was damaged."""
-    from rise_perception import resources
+    from rise_perception.core import resources
     from rise_perception.data.source import FrameSource
-    from rise_perception.runtime.segmenter import find_model
+    from rise_perception.inference.segmenter import find_model
 
     for package in ("rclpy", "rise_msgs"):
         if importlib.util.find_spec(package) is None:
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _record(source: FrameSource, out: Path, args: argparse.Namespace) -> None:
     """Runs the three nodes until the recorder has every frame."""
-    from rise_perception.nodes.processes import NodeProcess, environment, free_domain
+    from rise_perception.nodes.node_process import NodeProcess, environment, free_domain
 
     domain = int(os.environ["ROS_DOMAIN_ID"]) if os.environ.get("ROS_DOMAIN_ID") else free_domain()
     env = environment(domain, out / "log" / "ros")
@@ -132,11 +132,11 @@ def _write_pictures_and_report(source: FrameSource, out: Path, args: argparse.Na
     """Overlays and report from the recorded bag; returns what was wrong with the input, or ''."""
     from tqdm import tqdm
 
+    from rise_perception.core.regions import ImagePair, regions_of, regions_of_map
     from rise_perception.data.bags import BagReader
     from rise_perception.data.images import write_image
     from rise_perception.data.ros_instances import to_instances
     from rise_perception.evaluation.overlay import draw_overlay
-    from rise_perception.evaluation.regions import ImagePair, regions_of, regions_of_map
     from rise_perception.evaluation.report import Picture, Section, latency_section, write_report
 
     with BagReader(out / "result") as bag:
@@ -184,7 +184,7 @@ def _accuracy(pairs: list[Any], images: dict[str, Any]) -> Section:
     """Metrics against the bag's truth, with the worst frames."""
     from rise_perception.evaluation.metrics import measure
     from rise_perception.evaluation.report import metrics_section
-    from rise_perception.evaluation.worst import WorstCases
+    from rise_perception.evaluation.worst_cases import WorstCases
 
     metrics = measure(pairs)
     worst = WorstCases(3)
@@ -196,6 +196,6 @@ def _accuracy(pairs: list[Any], images: dict[str, Any]) -> Section:
 
 
 def _row(pair: Any, image: Any, score: float) -> Callable[[], Any]:
-    from rise_perception.evaluation.worst import draw_row
+    from rise_perception.evaluation.worst_cases import draw_row
 
     return lambda: draw_row(f"{pair.name}: F {score:.2f}", image, pair.truth_map(), pair.predicted_map())

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rise_perception.interaction.episode import Episode
-    from rise_perception.interaction.lesson import Lesson
-    from rise_perception.interaction.store import EpisodeStore
+    from rise_perception.grasp_learning.capture.episode import Episode
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.labelling.episode_labels import Lesson
 
 SUMMARY = "what grasps teach: verdicts and pictures of an episode store, or of a folder of pictures"
 EXAMPLES = """\
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, draw and merge; 2 when an episode was damaged."""
     from rise_perception.data.images import write_image
-    from rise_perception.interaction.pictures import draw_episode
-    from rise_perception.interaction.store import EpisodeStore
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.labelling.pictures import draw_episode
 
     store = _store(args.source)
     counts: Counter[str] = Counter()
@@ -67,8 +67,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _store(source: Path) -> EpisodeStore | None:
     """The store at ``source``; None where there are pictures instead."""
-    from rise_perception.interaction.recordings import has_pictures
-    from rise_perception.interaction.store import EpisodeStore
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.capture.recordings import has_pictures
 
     return None if has_pictures(source) else EpisodeStore(source)
 
@@ -80,12 +80,12 @@ def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, Lesson]]:
 
 def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, Lesson]]:
     """Each picture and the next one as the two sides of a grasp."""
-    from rise_perception.interaction.reconcile import learn_from
-    from rise_perception.interaction.recordings import PictureGrasps, Predictor
+    from rise_perception.grasp_learning.capture.recordings import PictureGrasps, Predictor
+    from rise_perception.grasp_learning.labelling.label_episode import learn_from
 
     predictor = None
     if model != "none":
-        from rise_perception.runtime.segmenter import Segmenter
+        from rise_perception.inference.segmenter import Segmenter
 
         predictor = Predictor(Segmenter.load(model))
     for taken in PictureGrasps(folder).episodes(lambda: None):

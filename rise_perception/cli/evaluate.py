@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from rise_perception.core.regions import ImagePair
     from rise_perception.evaluation.metrics import Metrics
-    from rise_perception.evaluation.regions import ImagePair
 
 SUMMARY = "compare predictions with truth: COCO AP, overlap and boundary metrics, worst cases"
 EXAMPLES = """\
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write plot, worst cases, JSON and report."""
-    from rise_perception.data.atomic import write_bytes, write_json
+    from rise_perception.core.files import write_bytes, write_json
     from rise_perception.data.images import write_image
     from rise_perception.evaluation.loading import load_pairs
     from rise_perception.evaluation.metrics import measure
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _worst_cases(pairs: list[ImagePair], metrics: Metrics) -> np.ndarray | None:
     from rise_perception.data.images import read_image
-    from rise_perception.evaluation.worst import WorstCases, draw_row
+    from rise_perception.evaluation.worst_cases import WorstCases, draw_row
 
     key, title = ("mean_best_iou", "mean best IoU") if metrics.partial else ("overlap_f", "F")
     worst = WorstCases()

@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 
 SUMMARY = "write a model as an ONNX file, checked against torch"
 EXAMPLES = """\
@@ -46,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, check, write."""
-    from rise_perception.export.feeds import frames_of, stored_frames
-    from rise_perception.export.onnx_file import export_onnx
-    from rise_perception.export.spec import ExportSpec
+    from rise_perception.inference.engines.feeds import frames_of, stored_frames
+    from rise_perception.inference.engines.onnx_export import export_onnx
+    from rise_perception.inference.engines.spec import ExportSpec
+    from rise_perception.inference.segmenter import find_model
     from rise_perception.network.checkpoint import load_model
-    from rise_perception.runtime.segmenter import find_model
 
     network, card = load_model(find_model(args.model))
     size = parse_size("--size", args.size) if args.size else card.network.image_size

@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the card of a model; its weights are loaded, so that a damaged model is found out."""
+    from rise_perception.inference.segmenter import find_model
     from rise_perception.network.checkpoint import WEIGHTS, load_model
-    from rise_perception.runtime.segmenter import find_model
 
     folder = find_model(args.model)
     network, card = load_model(folder)

@@ -8,15 +8,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_perception.errors import ConfigError, DataError
+from rise_perception.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from rise_perception.evaluation.report import Section
-    from rise_perception.interaction.store import EpisodeStore
-    from rise_perception.online.learner import OnlineLearner, Update
-    from rise_perception.online.model_store import ModelStore
-    from rise_perception.online.offline import Source, Taken
-    from rise_perception.online.update import Progress
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.update.learner import OnlineLearner, Update
+    from rise_perception.grasp_learning.update.model_store import ModelStore
+    from rise_perception.grasp_learning.update.offline_training import Source, Taken
+    from rise_perception.grasp_learning.update.update import Progress
 
 SUMMARY = "learn from grasps offline: recorded bags, episode stores of robots, pictures"
 EXAMPLES = """\
@@ -41,7 +41,7 @@ NOT_HERE = ("min_new",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments; those of the learner are the learner node's parameters."""
-    from rise_perception.online.parameters import PARAMETERS
+    from rise_perception.grasp_learning.update.parameters import PARAMETERS
 
     parser.add_argument(
         "sources", nargs="+", type=Path, metavar="SOURCE", help="bag, episode store, or folder of pictures"
@@ -92,12 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Take in, learn, tell; 2 when something was left out or could not be learned."""
-    from rise_perception.interaction.recordings import Predictor
-    from rise_perception.interaction.store import EpisodeStore
-    from rise_perception.online.learner import OnlineLearner
-    from rise_perception.online.model_store import ModelStore
-    from rise_perception.online.offline import has_depth, open_source
-    from rise_perception.runtime.segmenter import AUTO_COLOUR, AUTO_DEPTH, Segmenter, find_model
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.capture.recordings import Predictor
+    from rise_perception.grasp_learning.update.learner import OnlineLearner
+    from rise_perception.grasp_learning.update.model_store import ModelStore
+    from rise_perception.grasp_learning.update.offline_training import has_depth, open_source
+    from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, Segmenter, find_model
 
     config = _config(args)
     sources = [open_source(path, args.color, args.depth, args.info) for path in dict.fromkeys(args.sources)]
@@ -131,8 +131,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> Any:
-    from rise_perception.online.parameters import PARAMETERS, learner_config
-    from rise_perception.runtime.device import choose_device
+    from rise_perception.grasp_learning.update.parameters import PARAMETERS, learner_config
+    from rise_perception.inference.device import choose_device
 
     given = {name: getattr(args, name, default) for name, (default, _, _) in PARAMETERS.items()}
     for name, value in given.items():
@@ -149,8 +149,8 @@ def _config(args: argparse.Namespace) -> Any:
 def _take_in(path: Path, source: Source, store: EpisodeStore, predictor: Any, needs_depth: bool) -> Taken:
     from tqdm import tqdm
 
-    from rise_perception.interaction.store import EpisodeStore
-    from rise_perception.online.offline import Taken, has_depth, take_in
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.update.offline_training import Taken, has_depth, take_in
 
     if needs_depth and not has_depth(source):
         taken = Taken(
@@ -173,7 +173,7 @@ def _learn(learner: OnlineLearner, seconds: float) -> tuple[list[Update], str]:
     """The updates, and why there are no more if that is not for lack of new episodes."""
     from tqdm import tqdm
 
-    from rise_perception.online.offline import learn_all
+    from rise_perception.grasp_learning.update.offline_training import learn_all
 
     updates: list[Update] = []
     bar: tqdm[Any] | None = None
@@ -244,7 +244,7 @@ def _write_page(
     lines: list[tuple[str, str]],
 ) -> Path:
     from rise_perception.evaluation.report import Section, Table, write_report
-    from rise_perception.online.page import lessons_section, updates_section, versions_section
+    from rise_perception.grasp_learning.update.page import lessons_section, updates_section, versions_section
 
     sections: list[Section] = [
         Section("Result", "", [Table(("", ""), lines)]),

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rise_perception.errors import ConfigError, MissingDependencyError, RiseError
+from rise_perception.core.errors import ConfigError, MissingDependencyError, RiseError
 
 SUMMARY = "watch it learn: a simulated robot picks new goods over ROS 2, with learning off and on"
 EXAMPLES = """\
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("picks", 1), ("totes", 1), ("period", 0), ("seed", 0)):
         if not getattr(args, name) >= least:
             raise ConfigError(f"--{name} is {getattr(args, name)}; at least {least} is needed")
-    from rise_perception.runtime.segmenter import find_model
+    from rise_perception.inference.segmenter import find_model
 
     find_model(args.model)
     out = args.out or Path("out/live") / time.strftime("%Y%m%d-%H%M%S")
@@ -103,9 +103,9 @@ def _data(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
 
 def _arms(args: argparse.Namespace, out: Path, anchors: Path) -> list[Any]:
     """Both runs, the one without learning first."""
-    from rise_perception.benchmarks.live import Arm
+    from rise_perception.cli.live_report import Arm
+    from rise_perception.grasp_learning.update.model_store import ModelStore
     from rise_perception.nodes.live import MODELS, run_live
-    from rise_perception.online.model_store import ModelStore
 
     cell = {"seed": args.seed, "picks": args.picks}
     learner: dict[str, Any] = {
@@ -132,13 +132,13 @@ def _arms(args: argparse.Namespace, out: Path, anchors: Path) -> list[Any]:
 
 def _report(args: argparse.Namespace, out: Path, arms: list[Any], cell: Path, anchors: Path) -> None:
     """Measure every version that served, and write figures and page."""
-    from rise_perception.benchmarks.live import accuracy, figures, plot_section, summary_section
-    from rise_perception.data.atomic import write_json
+    from rise_perception.cli.live_report import accuracy, figures, plot_section, summary_section
+    from rise_perception.core.files import write_json
     from rise_perception.evaluation.report import write_report
-    from rise_perception.interaction.store import EpisodeStore
+    from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.update.model_store import ModelStore
+    from rise_perception.grasp_learning.update.page import lessons_section, updates_section, versions_section
     from rise_perception.nodes.live import EPISODES, MODELS
-    from rise_perception.online.model_store import ModelStore
-    from rise_perception.online.page import lessons_section, updates_section, versions_section
 
     models = ModelStore(out / "on" / MODELS)
     folders = {model.version: model.folder for model in models.versions()}

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import rise_perception
-from rise_perception.errors import RiseError
-from rise_perception.runtime.memory import keep_freed_memory
+from rise_perception.core.errors import RiseError
+from rise_perception.inference.malloc_tuning import keep_freed_memory
 
 COMMANDS = (
     "predict",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rise_perception.errors import DataError, ModelError, RiseError
+from rise_perception.core.errors import DataError, ModelError, RiseError
 
 SUMMARY = "segment image files: label map, instances as JSON, and overlay of each"
 EXAMPLES = """\
@@ -92,7 +92,7 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
     Raises:
         ModelError: no such model, or it needs depth and there is none.
     """
-    from rise_perception.runtime.segmenter import Segmenter
+    from rise_perception.inference.segmenter import Segmenter
 
     if args.score is not None and not 0 <= args.score <= 1:
         raise ModelError(f"--score {args.score} is not in 0..1")
@@ -106,10 +106,10 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
 
 def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argparse.Namespace) -> int:
     """Segment one image and write its three files; returns the number of instances."""
-    from rise_perception.data.atomic import write_json
+    from rise_perception.core.files import write_json
+    from rise_perception.core.regions import instances_json
     from rise_perception.data.images import read_depth, read_image, write_image
     from rise_perception.evaluation.overlay import draw_overlay
-    from rise_perception.evaluation.regions import instances_json
 
     image = read_image(picture)
     depth = read_depth(depth_file, args.depth_scale) if depth_file else None

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rise_perception.cli.predict import add_model_arguments, load_segmenter
-from rise_perception.errors import BagError, RiseError
+from rise_perception.core.errors import BagError, RiseError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from rise_perception.core.frame import Frame
+    from rise_perception.core.regions import ImagePair
     from rise_perception.data.bags import BagWriter
-    from rise_perception.evaluation.regions import ImagePair
     from rise_perception.evaluation.report import Picture, Section
-    from rise_perception.frame import Frame
 
 SUMMARY = "segment a recorded bag: label maps and instances into a new bag, metrics if there is truth"
 EXAMPLES = """\
@@ -86,8 +86,8 @@ class Replay:
     """Segments frames one after another, writes them, and gathers what the report shows."""
 
     def __init__(self, segmenter: Any, writer: BagWriter, sample_every: int) -> None:
-        from rise_perception.evaluation.worst import WorstCases
-        from rise_perception.runtime.tracker import Tracker
+        from rise_perception.evaluation.worst_cases import WorstCases
+        from rise_perception.inference.tracker import Tracker
 
         self.segmenter, self.writer, self.sample_every = segmenter, writer, sample_every
         self.tracker = Tracker()
@@ -125,9 +125,9 @@ class Replay:
         self.found += len(instances)
 
     def _compare(self, frame: Frame, instances: Any, truth: np.ndarray) -> None:
+        from rise_perception.core.regions import ImagePair, regions_of, regions_of_map
         from rise_perception.evaluation.overlap import overlap_scores
-        from rise_perception.evaluation.regions import ImagePair, regions_of, regions_of_map
-        from rise_perception.evaluation.worst import draw_row
+        from rise_perception.evaluation.worst_cases import draw_row
 
         name = f"frame {self.frames} at {frame.stamp / 1e9:.3f} s"
         pair = ImagePair(name, truth.shape[0], truth.shape[1], regions_of(instances), regions_of_map(truth))
@@ -148,7 +148,7 @@ def _finish(args: argparse.Namespace, replay: Replay, problems: list[str]) -> No
     """Print and write the metrics and the report."""
     import numpy as np
 
-    from rise_perception.data.atomic import write_json
+    from rise_perception.core.files import write_json
     from rise_perception.evaluation.metrics import measure
     from rise_perception.evaluation.report import Section, latency_section, metrics_section, write_report
 

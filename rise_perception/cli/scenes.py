@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 
 SUMMARY = "make training data of simulated totes, shelf bins and tables"
 EXAMPLES = """\

@@ -32,12 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check; 2 when something is wrong."""
-    from rise_perception.errors import RiseError
-    from rise_perception.runtime.device import choose_device
-    from rise_perception.runtime.engines import RUNTIMES, check_name
-    from rise_perception.runtime.runner import RuntimeUnavailableError
-    from rise_perception.runtime.segmenter import find_model
-    from rise_perception.runtime.selftest import checks
+    from rise_perception.core.errors import RiseError
+    from rise_perception.inference.device import choose_device
+    from rise_perception.inference.engines.build import RUNTIMES, check_name
+    from rise_perception.inference.engines.runner import RuntimeUnavailableError
+    from rise_perception.inference.engines.selftest import checks
+    from rise_perception.inference.segmenter import find_model
 
     device = choose_device(args.device)
     names = [args.runtime] if args.runtime else list(RUNTIMES)

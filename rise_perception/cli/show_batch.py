@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 
 SUMMARY = "draw the pseudo-sequences of a training configuration, with masks, identities and pseudo-labels"
 EXAMPLES = """\
@@ -33,11 +33,11 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from rise_perception.data.images import write_image
-    from rise_perception.learning.batches import Scenes, seeded_order
-    from rise_perception.learning.config import read_train_config
-    from rise_perception.learning.pictures import draw_scene
+    from rise_perception.inference.segmenter import find_model
     from rise_perception.network.checkpoint import load_model
-    from rise_perception.runtime.segmenter import find_model
+    from rise_perception.training.batch_pictures import draw_scene
+    from rise_perception.training.batches import Scenes, seeded_order
+    from rise_perception.training.config import read_train_config
 
     config = read_train_config(args.config)
     last = config.optimisation.iterations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
 
 SUMMARY = "divide a data set into labelled and unlabelled images, by seed"
 EXAMPLES = """\

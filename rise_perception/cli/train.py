@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
-    from rise_perception.learning.config import read_train_config
-    from rise_perception.learning.distributed import rank, stop_processes
-    from rise_perception.learning.trainer import Trainer
-    from rise_perception.runtime.device import choose_device
+    from rise_perception.inference.device import choose_device
+    from rise_perception.training.config import read_train_config
+    from rise_perception.training.distributed import rank, stop_processes
+    from rise_perception.training.trainer import Trainer
 
     command = (
         "rise train "

@@ -1,0 +1,1 @@
+"""Where images come from: COCO files, folders, OCID, bags and ROS image encodings."""

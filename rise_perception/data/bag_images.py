@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from rise_perception.core.errors import DataError, RiseError
 from rise_perception.data.bags import NO_TOPIC, BagReader
 from rise_perception.data.coco import LabelledImage
-from rise_perception.errors import DataError, RiseError
 
 
 class BagImages(Dataset[LabelledImage]):

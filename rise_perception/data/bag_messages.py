@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from rise_perception.core.frame import CameraIntrinsics, Frame
+from rise_perception.core.geometry import Location, locate
+from rise_perception.core.instances import Instances
 from rise_perception.data.typestore import typestore
-from rise_perception.frame import CameraIntrinsics, Frame
-from rise_perception.instances import Instances
-from rise_perception.runtime.geometry import Location, locate
 
 
 def header(stamp: int, frame_id: str) -> Any:

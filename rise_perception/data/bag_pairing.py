@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from rise_perception.core.errors import BagError
 from rise_perception.data.bag_recovery import RawMessage
-from rise_perception.errors import BagError
 
 PATIENCE = 30  # messages a colour image may wait for its companions before it goes out without them
 

@@ -16,13 +16,13 @@ import numpy as np
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 
+from rise_perception.core.errors import BagError, RiseError
+from rise_perception.core.frame import CameraIntrinsics, Frame
 from rise_perception.data import ros_images
 from rise_perception.data.bag_messages import camera_info_message, image_message
 from rise_perception.data.bag_pairing import Group, Topics, group_messages, header_stamp
 from rise_perception.data.bag_recovery import RawMessage, intact_messages, storage_files
 from rise_perception.data.typestore import typestore
-from rise_perception.errors import BagError, RiseError
-from rise_perception.frame import CameraIntrinsics, Frame
 
 COLOR_TOPIC = "/camera/color/image_raw"
 DEPTH_TOPIC = "/camera/depth/image_raw"

@@ -13,11 +13,11 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.frame import check_depth
+from rise_perception.core.rle import decode_runs
 from rise_perception.data.images import read_depth, read_image
-from rise_perception.data.rle import decode_runs
 from rise_perception.data.splits import Key, Part
-from rise_perception.errors import DataError, ImageError
-from rise_perception.frame import check_depth
 
 #: What the entries of each list of an annotation file must have.
 _NEEDED = {

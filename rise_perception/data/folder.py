@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.frame import check_depth
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.images import (
     COMPANION,
@@ -18,8 +20,6 @@ from rise_perception.data.images import (
     read_depth,
     read_image,
 )
-from rise_perception.errors import DataError, ImageError
-from rise_perception.frame import check_depth
 
 #: In the place of the last folder of this name, a folder ``depth`` holds the depth.
 PICTURE_FOLDERS = ("images", "image", "rgb", "color", "colour")

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from rise_perception.data.atomic import write_bytes
-from rise_perception.errors import DataError, ImageError
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.files import write_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy")
 # A file NAME<separator><kind>.png holds something else than the picture NAME.

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.frame import check_depth
+from rise_perception.core.regions import OBJECT, category_name
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.images import list_images, natural_order, read_depth, read_image, read_label_map
 from rise_perception.data.splits import Key, Part
-from rise_perception.errors import DataError, ImageError
-from rise_perception.evaluation.regions import OBJECT, category_name
-from rise_perception.frame import check_depth
 
 #: Label values of the surroundings: nothing and the floor; where there is a table, the table.
 _FLOOR, _TABLE = 1, 2

@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rise_perception.core.errors import ImageError
 from rise_perception.data import images
-from rise_perception.errors import ImageError
 
 # encoding -> (type of one value, values per pixel)
 _PLAIN: dict[str, tuple[str, int]] = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from rise_perception.core.instances import Instances
 from rise_perception.data.ros_images import to_label_map
-from rise_perception.instances import Instances
 
 
 def to_instances(message: Any) -> Instances:

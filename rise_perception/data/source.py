@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rise_perception.core.errors import DataError, ImageError
+from rise_perception.core.frame import Frame
 from rise_perception.data import images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, TRUTH_TOPIC, BagReader
-from rise_perception.errors import DataError, ImageError
-from rise_perception.frame import Frame
 
 PICTURE_PERIOD = 100_000_000  # nanoseconds
 

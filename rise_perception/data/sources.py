@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from rise_perception.core.errors import DataError
 from rise_perception.data.bag_images import BagImages
 from rise_perception.data.bag_recovery import storage_files
 from rise_perception.data.coco import CocoDataset, CocoImages, LabelledImage
 from rise_perception.data.folder import FolderImages
 from rise_perception.data.ocid import OcidDataset, OcidImages, ocid_sequences
 from rise_perception.data.splits import Part, is_split, read_split
-from rise_perception.errors import DataError
 
 
 class ImageSource(Protocol):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rise_perception.data.atomic import write_json
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
+from rise_perception.core.files import write_json
 
 #: An image's id and its file name: together they say which data set an id belongs to.
 Key = tuple[int | str, str]

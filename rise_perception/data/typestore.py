@@ -7,7 +7,7 @@ from functools import lru_cache
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from rise_perception import resources
+from rise_perception.core import resources
 
 
 @lru_cache(maxsize=1)

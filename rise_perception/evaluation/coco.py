@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rise_perception.evaluation.regions import ImagePair, Region
+from rise_perception.core.regions import ImagePair, Region
 
 MAX_INSTANCES = 100
 RECALL_POINTS = np.linspace(0, 1, 101)

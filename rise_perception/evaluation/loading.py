@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rise_perception.data.coco import decode_segmentation
-from rise_perception.data.images import find_companion, read_label_map
-from rise_perception.errors import DataError
-from rise_perception.evaluation.regions import (
+from rise_perception.core.errors import DataError
+from rise_perception.core.regions import (
     ImagePair,
     Region,
     category_name,
     encode_mask,
     regions_of_map,
 )
+from rise_perception.data.coco import decode_segmentation
+from rise_perception.data.images import find_companion, read_label_map
 
 PREDICTION_SUFFIX = ".instances.json"
 TRUTH_KINDS = ("label", "labels", "segm", "mask")

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from rise_perception.core.regions import ImagePair
 from rise_perception.evaluation.coco import CocoScores, coco_scores
 from rise_perception.evaluation.overlap import best_ious, mean_scores, overlap_scores
-from rise_perception.evaluation.regions import ImagePair
 
 TITLES = {
     "ap": "AP",

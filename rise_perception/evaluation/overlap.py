@@ -24,7 +24,7 @@ import numpy as np
 from scipy.ndimage import find_objects
 from scipy.optimize import linear_sum_assignment
 
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
 
 
 @dataclass(frozen=True)

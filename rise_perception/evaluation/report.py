@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 import rise_perception
-from rise_perception.data.atomic import write_text
+from rise_perception.core.files import write_text
 from rise_perception.data.images import encode_image
 from rise_perception.evaluation.metrics import Metrics
 from rise_perception.evaluation.plots import latency_plot, metrics_plot

@@ -10,7 +10,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 
 

@@ -13,10 +13,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rise_perception.data.atomic import atomic_write, write_json
-from rise_perception.errors import ConfigError, ModelError
+from rise_perception.core.config import build_config
+from rise_perception.core.errors import ConfigError, ModelError
+from rise_perception.core.files import atomic_write, write_json
 from rise_perception.network.build import Network, build_network
-from rise_perception.network.config import NetworkConfig, build_config
+from rise_perception.network.config import NetworkConfig
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 

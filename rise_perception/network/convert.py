@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rise_perception.errors import ModelError
+from rise_perception.core.errors import ModelError
 from rise_perception.network.build import Network
 from rise_perception.network.checkpoint import CARD, WEIGHTS, load_model
 

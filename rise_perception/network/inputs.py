@@ -12,7 +12,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 from rise_perception.network.config import INPUT_CHANNELS
 
 #: ImageNet statistics, RGB, in [0, 1].

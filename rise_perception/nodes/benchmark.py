@@ -16,16 +16,16 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from rise_perception.core.errors import RiseError
+from rise_perception.core.frame import Frame
 from rise_perception.data import ros_images
-from rise_perception.errors import RiseError
 from rise_perception.evaluation.overlay import draw_overlay
-from rise_perception.frame import Frame
+from rise_perception.inference.malloc_tuning import keep_freed_memory
+from rise_perception.inference.segmenter import Segmenter
+from rise_perception.inference.tracker import Tracker
 from rise_perception.nodes import messages
+from rise_perception.nodes.node_process import NodeProcess, environment, free_domain, wait_for
 from rise_perception.nodes.outputs import Outputs, Result
-from rise_perception.nodes.processes import NodeProcess, environment, free_domain, wait_for
-from rise_perception.runtime.memory import keep_freed_memory
-from rise_perception.runtime.segmenter import Segmenter
-from rise_perception.runtime.tracker import Tracker
 
 WARM_UP = 3
 

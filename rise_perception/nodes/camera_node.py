@@ -18,16 +18,16 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, UInt32
 
+from rise_perception.core.errors import RiseError
+from rise_perception.core.frame import Frame
 from rise_perception.data import ros_images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.data.source import FrameSource
-from rise_perception.errors import RiseError
-from rise_perception.frame import Frame
 from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
 from rise_perception.nodes.messages import camera_info
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.running import run
+from rise_perception.nodes.spin import run
 
 PATIENCE = 10.0  # seconds after which a frame that was not acknowledged is sent again, doubled each time
 TRIES = 4

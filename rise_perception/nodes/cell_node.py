@@ -29,7 +29,7 @@ from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
 from rise_perception.nodes.messages import camera_info
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.running import run
+from rise_perception.nodes.spin import run
 from rise_perception.simulation.cell import Cell, CellSettings
 from rise_perception.simulation.picker import Aim, Picker
 from rise_perception.simulation.recording import EVENT_TOPIC, FRAME_ID

@@ -10,12 +10,12 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
 from rise_msgs.action import BuildEngine
 
-from rise_perception.errors import RiseError
-from rise_perception.nodes.running import pause
-from rise_perception.runtime.background_build import Outcome
-from rise_perception.runtime.engines import RUNTIMES
-from rise_perception.runtime.segmenter import Segmenter
-from rise_perception.runtime.served_model import ServedModel, Size
+from rise_perception.core.errors import RiseError
+from rise_perception.inference.engines.background_build import Outcome
+from rise_perception.inference.engines.build import RUNTIMES
+from rise_perception.inference.segmenter import Segmenter
+from rise_perception.inference.served_model import ServedModel, Size
+from rise_perception.nodes.spin import pause
 
 PRECISIONS = {
     BuildEngine.Goal.FP32: "fp32",

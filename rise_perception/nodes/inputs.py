@@ -10,9 +10,9 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from rise_perception.frame import CameraIntrinsics
+from rise_perception.core.frame import CameraIntrinsics
+from rise_perception.inference.pairing import FramePairing, Pair
 from rise_perception.nodes import qos
-from rise_perception.runtime.pairing import FramePairing, Pair
 
 
 def stamp_of(header: Any) -> int:

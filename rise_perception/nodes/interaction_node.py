@@ -27,20 +27,20 @@ from rise_msgs.srv import CaptureGraspFrame
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32
 
+from rise_perception.core.errors import DataError, RiseError
+from rise_perception.core.frame import Frame, check_depth
 from rise_perception.data import ros_images
 from rise_perception.data.ros_instances import to_instances
-from rise_perception.errors import DataError, RiseError
-from rise_perception.frame import Frame, check_depth
-from rise_perception.interaction.attempts import Attempts, CaptureSettings, Gripper
-from rise_perception.interaction.episode import Calibration, Episode, Phase
-from rise_perception.interaction.reconcile import learn_from
-from rise_perception.interaction.store import EpisodeStore, StoreFullError
+from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore, StoreFullError
+from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, CaptureSettings, Gripper
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.inference.malloc_tuning import keep_freed_memory
+from rise_perception.inference.pairing import Pair
 from rise_perception.nodes import interaction_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.inputs import CameraInputs, intrinsics, stamp_of
-from rise_perception.nodes.running import run
-from rise_perception.runtime.memory import keep_freed_memory
-from rise_perception.runtime.pairing import Pair
+from rise_perception.nodes.spin import run
 
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster

@@ -8,9 +8,9 @@ from builtin_interfaces.msg import Time
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus, ModelInfo
 
-from rise_perception.online.learner import Memory, Survey, Update
-from rise_perception.online.model_store import Current, StoredModel
-from rise_perception.online.update import Progress
+from rise_perception.grasp_learning.update.learner import Memory, Survey, Update
+from rise_perception.grasp_learning.update.model_store import Current, StoredModel
+from rise_perception.grasp_learning.update.update import Progress
 
 
 def model_info(model: StoredModel, serving: str) -> ModelInfo:

@@ -26,17 +26,17 @@ from rise_msgs.msg import LearnerStatus
 from rise_msgs.srv import ListModels, ReloadModel, RollbackModel, SnapshotModel
 from std_srvs.srv import SetBool, Trigger
 
-from rise_perception.errors import RiseError
-from rise_perception.interaction.store import EpisodeStore
+from rise_perception.core.errors import RiseError
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.update.learner import OnlineLearner, TooFewEpisodesError, Update
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.grasp_learning.update.update import Progress, Stopped
+from rise_perception.inference.malloc_tuning import keep_freed_memory
+from rise_perception.inference.segmenter import find_model
 from rise_perception.nodes import learner_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
-from rise_perception.nodes.running import pause, run_beside, stand_back
-from rise_perception.online.learner import OnlineLearner, TooFewEpisodesError, Update
-from rise_perception.online.model_store import ModelStore
-from rise_perception.online.update import Progress, Stopped
-from rise_perception.runtime.memory import keep_freed_memory
-from rise_perception.runtime.segmenter import find_model
+from rise_perception.nodes.spin import pause, run_beside, stand_back
 
 WORKER = "learner"
 LOOK_PERIOD = 2.0  # seconds between looks at the episodes

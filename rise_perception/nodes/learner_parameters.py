@@ -7,9 +7,9 @@ from typing import Any
 
 from rclpy.node import Node
 
+from rise_perception.grasp_learning.update import parameters
+from rise_perception.grasp_learning.update.learner import LearnerConfig
 from rise_perception.nodes.parameters import declare
-from rise_perception.online import parameters
-from rise_perception.online.learner import LearnerConfig
 
 # name: default, sentence, range of a number
 PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {

@@ -18,9 +18,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rise_msgs.msg import InstanceArray, LearnerStatus
 from tqdm import tqdm
 
-from rise_perception.errors import RiseError
+from rise_perception.core.errors import RiseError
 from rise_perception.nodes import qos
-from rise_perception.nodes.processes import NodeProcess, environment, free_domain
+from rise_perception.nodes.node_process import NodeProcess, environment, free_domain
 
 #: Seconds until the first grasp must be done, and between two of them.
 START, STUCK = 300.0, 180.0

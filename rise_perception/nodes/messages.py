@@ -12,10 +12,10 @@ from rise_msgs.msg import Instance, InstanceArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
+from rise_perception.core.frame import CameraIntrinsics
+from rise_perception.core.geometry import POINT, Location
+from rise_perception.core.instances import Instances
 from rise_perception.data import ros_images
-from rise_perception.frame import CameraIntrinsics
-from rise_perception.instances import Instances
-from rise_perception.runtime.geometry import POINT, Location
 
 _FIELD_TYPES = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32, "<u2": PointField.UINT16}
 

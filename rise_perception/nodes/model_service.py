@@ -9,10 +9,10 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rise_msgs.srv import ReloadModel
 
-from rise_perception.errors import ConfigError, RiseError
-from rise_perception.nodes.running import pause
-from rise_perception.online.model_store import ModelStore
-from rise_perception.runtime.segmenter import Segmenter
+from rise_perception.core.errors import ConfigError, RiseError
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.inference.segmenter import Segmenter
+from rise_perception.nodes.spin import pause
 
 POLL_PERIOD = 0.1  # seconds
 

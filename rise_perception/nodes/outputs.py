@@ -13,11 +13,11 @@ from rise_msgs.msg import InstanceArray
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
+from rise_perception.core.frame import CameraIntrinsics
+from rise_perception.core.geometry import labelled_cloud, locate
+from rise_perception.core.instances import Instances
 from rise_perception.evaluation.overlay import draw_overlay
-from rise_perception.frame import CameraIntrinsics
-from rise_perception.instances import Instances
 from rise_perception.nodes import messages, qos
-from rise_perception.runtime.geometry import labelled_cloud, locate
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header, UInt32
 from tqdm import tqdm
 
+from rise_perception.core.errors import BagError, RiseError
 from rise_perception.data.bags import BagWriter
-from rise_perception.errors import BagError, RiseError
 from rise_perception.nodes import qos
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.running import run
+from rise_perception.nodes.spin import run
 
 TOPICS = {
     "label_map": (Image, "sensor_msgs/msg/Image"),

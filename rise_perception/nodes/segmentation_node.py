@@ -17,21 +17,21 @@ import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rise_msgs.srv import SetTarget
 
+from rise_perception.core.errors import RiseError
+from rise_perception.core.frame import check_depth
 from rise_perception.data import ros_images
-from rise_perception.errors import RiseError
-from rise_perception.frame import check_depth
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.inference.malloc_tuning import keep_freed_memory
+from rise_perception.inference.pairing import Pair
+from rise_perception.inference.segmenter import Segmenter
+from rise_perception.inference.tracker import Tracker
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.engine_action import EngineAction
 from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.running import run_beside
-from rise_perception.online.model_store import ModelStore
-from rise_perception.runtime.memory import keep_freed_memory
-from rise_perception.runtime.pairing import Pair
-from rise_perception.runtime.segmenter import Segmenter
-from rise_perception.runtime.tracker import Tracker
+from rise_perception.nodes.spin import run_beside
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WORKER = "segmentation worker"

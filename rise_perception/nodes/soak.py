@@ -18,14 +18,14 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tqdm import tqdm
 
+from rise_perception.core.errors import RiseError
+from rise_perception.core.frame import Frame
 from rise_perception.data import ros_images
 from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
-from rise_perception.errors import RiseError
-from rise_perception.frame import Frame
 from rise_perception.nodes import qos
 from rise_perception.nodes.inputs import stamp_of
 from rise_perception.nodes.messages import camera_info
-from rise_perception.nodes.processes import NodeProcess, environment, free_domain
+from rise_perception.nodes.node_process import NodeProcess, environment, free_domain
 
 START = 180.0  # seconds until the node must have answered for the first time
 PAGE = os.sysconf("SC_PAGE_SIZE")

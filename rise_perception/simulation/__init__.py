@@ -1,0 +1,1 @@
+"""The tote world: rendered scenes with labels, and a simulated picking cell."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rise_perception.frame import CameraIntrinsics
+from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.simulation import gripper
 from rise_perception.simulation.scene import BLOCKERS, LIGHTS, Scene
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rise_perception.errors import ConfigError
-from rise_perception.frame import CameraIntrinsics
+from rise_perception.core.errors import ConfigError
+from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.simulation import gripper, parts
 from rise_perception.simulation.assets import Builder
 from rise_perception.simulation.camera import Light, View, look_at

@@ -26,8 +26,8 @@ import numpy as np
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from rise_perception.data.atomic import write_bytes, write_json
-from rise_perception.errors import ConfigError, DataError
+from rise_perception.core.errors import ConfigError, DataError
+from rise_perception.core.files import write_bytes, write_json
 from rise_perception.simulation.camera import View, draw_view
 from rise_perception.simulation.render import Renderer, Rendering
 from rise_perception.simulation.scene import SPLITS, Scene, make_scene

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from rise_perception.errors import MissingDependencyError
+from rise_perception.core.errors import MissingDependencyError
 
 
 def mujoco() -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from rise_perception.instances import Instances
+from rise_perception.core.instances import Instances
 
 #: Pixels from a mask's rim below which there is no room for the cup, and from a failure, to try elsewhere.
 LEAST_ROOM, ELSEWHERE = 3.0, 12.0

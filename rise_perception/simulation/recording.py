@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rise_perception.data.atomic import write_json
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
+from rise_perception.core.files import write_json
 from rise_perception.simulation.cell import Cell, CellSettings
 from rise_perception.simulation.dataset import coco, write_shot
 from rise_perception.simulation.render import Renderer

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rise_perception.errors import ConfigError
+from rise_perception.core.errors import ConfigError
 from rise_perception.simulation import gripper
 from rise_perception.simulation.camera import View
 from rise_perception.simulation.dataset import Shot, check_size, expose, good_view

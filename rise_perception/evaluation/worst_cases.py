@@ -1,0 +1,76 @@
+"""A picture of the images that were segmented worst: image, truth and prediction side by side."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from rise_perception.core.instances import Instances
+from rise_perception.evaluation.overlay import draw_overlay
+
+PANEL_WIDTH = 420  # pixels of each of the three panels
+
+
+class WorstCases:
+    """Keeps the rows of the ``count`` images with the lowest scores while images pass by."""
+
+    def __init__(self, count: int = 6) -> None:
+        self._count = count
+        self._rows: list[tuple[float, int, np.ndarray]] = []  # a heap, best of the kept ones first
+        self._seen = 0
+
+    def offer(self, score: float, row: Callable[[], np.ndarray]) -> None:
+        """Show an image with this score (higher is better); ``row`` draws it, only if it is kept."""
+        self._seen += 1
+        if len(self._rows) < self._count:
+            heapq.heappush(self._rows, (-score, -self._seen, row()))
+        elif -score > self._rows[0][0]:
+            heapq.heapreplace(self._rows, (-score, -self._seen, row()))
+
+    def picture(self) -> np.ndarray | None:
+        """(H, W, 3) uint8 RGB with the worst image on top; None when there was no image."""
+        rows = [row for _, _, row in sorted(self._rows, reverse=True)]
+        return np.vstack(rows) if rows else None
+
+
+def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """One row: image | truth | prediction, with ``title`` above.
+
+    Args:
+        title: what to write above the row.
+        image: (H, W, 3) uint8 RGB.
+        truth, prediction: (H, W) uint16 label maps.
+
+    Returns:
+        (h, 3 * PANEL_WIDTH, 3) uint8 RGB.
+    """
+    height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
+    shrink = image.shape[1] > PANEL_WIDTH
+    panels = [
+        cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+        for panel in (image, _colored(image, truth), _colored(image, prediction))
+    ]
+    head = np.full((26, 3 * PANEL_WIDTH, 3), 32, np.uint8)
+    for column, text in enumerate((title, "truth", "prediction")):
+        place = (column * PANEL_WIDTH + 8, 18)
+        cv2.putText(head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
+    return np.vstack([head, np.hstack(panels)])
+
+
+def _colored(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
+    labels = np.flatnonzero(np.bincount(label_map.ravel()))
+    labels = labels[labels > 0].astype(np.uint16)
+    count = len(labels)
+    instances = Instances(
+        label_map=label_map,
+        labels=labels,
+        scores=np.ones(count, np.float32),
+        classes=np.zeros(count, np.int64),
+        boxes=np.zeros((count, 4), np.float32),
+        embeddings=np.zeros((count, 0), np.float32),
+        ids=labels.astype(np.int64),
+    )
+    return draw_overlay(image, instances)

@@ -1,0 +1,1 @@
+"""Learning from grasps, as one story: capture -> labelling -> update."""

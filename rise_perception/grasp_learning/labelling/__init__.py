@@ -1,0 +1,1 @@
+"""Labelling: what changed between two frames, and which masks follow from it."""

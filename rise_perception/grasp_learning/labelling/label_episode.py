@@ -1,0 +1,298 @@
+"""From the change to labels: what left, compared with what was predicted and with what the robot says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rise_perception.core.regions import CONTAINER, category_name
+from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
+from rise_perception.grasp_learning.labelling.change import Change, find_change, pieces
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
+
+#: Corners of the picture that move further than this share of its diagonal: the camera is elsewhere.
+FARTHEST = 0.025
+#: Exposure may change by this factor, and this share of the picture may change.
+EXPOSURE_RANGE, CHANGE_RANGE = 2.5, 0.4
+#: Intersection over union from which a change and a prediction show the same item.
+AGREEMENT = 0.7
+#: Share of a region that has to lie in another one to count as inside; below the other value it only touches.
+INSIDE, TOUCHES = 0.8, 0.05
+#: A prediction of which less than this changed was nudged or uncovered, and did not leave.
+GONE = 0.6
+#: Median evidence, in multiples of the limit of change, that contradicts a prediction.
+CLEARLY = 2.0
+#: Share of what left that has to lie farther away now, where there is depth.
+OPENED = 0.75
+#: Predictions that one item may have been split into.
+MOST_PARTS = 3
+#: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
+SEEN_TO_STAY = 0.4
+#: An item that is larger than this share of the picture is a tray, a shadow, or a mistake.
+LARGEST = 0.3
+#: Something that enters over the border with this share of the picture is the robot, or a person.
+INTRUDER = 0.01
+
+
+def learn_from(episode: Episode) -> Lesson:
+    """Analyse an episode: change, verdict, labels."""
+    return conclude(find_change(episode.before, episode.after), episode.before, episode.grasp)
+
+
+def conclude(change: Change, before: Observation, grasp: Grasp) -> Lesson:
+    """Reconcile what changed with the predictions in the frame before and with the reported outcome."""
+    found = _refuse(change) or _Case(change, before, grasp).decide()
+    masks = np.stack(found.masks) if found.masks else np.zeros((0, *change.left.shape), bool)
+    changed = change.left | change.appeared
+    edge = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+    return Lesson(
+        verdict=found.verdict,
+        cause=found.cause,
+        reason=found.reason,
+        masks=masks,
+        known=change.compared & (masks.any(axis=0) | ~changed) & ~edge,
+        unmoved=_unmoved(change, before) if found.verdict != Verdict.REJECTED else np.zeros(0, np.uint16),
+        to_after=change.motion.matrix,
+        left=change.left,
+        appeared=change.appeared,
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    verdict: Verdict
+    cause: Cause
+    reason: str
+    masks: tuple[np.ndarray, ...] = ()
+
+
+def _rejected(cause: Cause, reason: str) -> _Found:
+    return _Found(Verdict.REJECTED, cause, reason)
+
+
+def _refuse(change: Change) -> _Found | None:
+    """Reasons that make any comparison worthless."""
+    height, width = change.left.shape
+    if change.motion.shift > FARTHEST * np.hypot(height, width):
+        return _rejected(Cause.CAMERA_MOVED, f"the camera moved by {change.motion.shift:.0f} pixels")
+    gain = change.exposure.gain
+    if gain.max() > EXPOSURE_RANGE or gain.min() < 1 / EXPOSURE_RANGE:
+        return _rejected(Cause.EXPOSURE_JUMP, f"exposure changed by a factor of {gain.mean():.2f}")
+    if change.share > CHANGE_RANGE:
+        return _rejected(Cause.CHANGE_EVERYWHERE, f"{change.share:.0%} of the picture changed")
+    if change.compared.mean() < 0.3:
+        return _rejected(
+            Cause.ROBOT_IN_VIEW, f"the robot hides {1 - change.compared.mean():.0%} of the picture"
+        )
+    return None
+
+
+def _unmoved(change: Change, before: Observation) -> np.ndarray:
+    """Labels of predictions whose pixels are all seen again, unchanged."""
+    if before.instances is None:
+        return np.zeros(0, np.uint16)
+    changed = cv2.dilate((change.left | change.appeared | ~change.compared).astype(np.uint8), np.ones((3, 3)))
+    kept = []
+    for row in _items(before):
+        mask = before.instances.mask(row)
+        if mask.any() and changed[mask].mean() < 0.02:
+            kept.append(before.instances.labels[row])
+    return np.array(kept, np.uint16)
+
+
+def _items(before: Observation) -> list[int]:
+    """Rows of the predictions that are items and no containers."""
+    found = before.instances
+    if found is None:
+        return []
+    names = [category_name(name) for name in found.class_names]
+    return [row for row in range(len(found)) if names[int(found.classes[row])] != CONTAINER]
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
+class _Case:
+    """One episode whose frames can be compared."""
+
+    def __init__(self, change: Change, before: Observation, grasp: Grasp) -> None:
+        self.change, self.grasp = change, grasp
+        self.left = list(pieces(change.left))
+        self.appeared = list(pieces(change.appeared))
+        found = before.instances
+        rows = _items(before)
+        self.predicted = [] if found is None else [found.mask(row) for row in rows]
+        aimed = (
+            [] if found is None else [k for k, row in enumerate(rows) if found.ids[row] == grasp.target_id]
+        )
+        self.target = aimed[0] if aimed and grasp.target_id >= 0 else None
+
+    def decide(self) -> _Found:
+        """The verdict."""
+        outcome = self.grasp.outcome
+        if not self.left and not self.appeared:
+            if outcome in (Outcome.SUCCESS, Outcome.DOUBLE):
+                return _rejected(Cause.NOTHING_CHANGED, "nothing changed although success was reported")
+            return _Found(Verdict.EMPTY, Cause.AS_REPORTED, "nothing changed")
+        if (intruder := self._intruder()) is not None:
+            return intruder
+        if outcome in (Outcome.EMPTY, Outcome.DROPPED) or (outcome == Outcome.UNKNOWN and self._landed()):
+            return self._moved()
+        if not self.left:
+            return _rejected(Cause.AMBIGUOUS, "something appeared, and nothing left")
+        if outcome == Outcome.DOUBLE:
+            return self._double(Cause.AS_REPORTED, "two items left, as reported")
+        return self._single()
+
+    # -- the cases ---------------------------------------------------------------------------------
+
+    def _intruder(self) -> _Found | None:
+        """Something over the border that no prediction explains: the robot, or a person."""
+        enough = INTRUDER * self.change.left.size
+        for piece, when in [*((p, "after") for p in self.appeared), *((p, "before") for p in self.left)]:
+            border = piece[0].sum() + piece[-1].sum() + piece[:, 0].sum() + piece[:, -1].sum()
+            explained = max((float((piece & p).sum() / p.sum()) for p in self.predicted), default=0.0)
+            if piece.sum() >= enough and border > 0.25 * np.sqrt(piece.sum()) and explained < 0.5:
+                return _rejected(
+                    Cause.ROBOT_IN_VIEW, f"something reaches into the picture in the frame {when}"
+                )
+        return None
+
+    def _landed(self) -> bool:
+        """True when something appeared that may be what left."""
+        gone = sum(int(p.sum()) for p in self.left)
+        return sum(int(p.sum()) for p in self.appeared) > 0.3 * gone
+
+    def _moved(self) -> _Found:
+        """Nothing was to leave, so what changed has moved; where a prediction agrees, that is its mask."""
+        masks = tuple(piece for piece in self.left if self._best(piece)[1] >= AGREEMENT)
+        reported = self.grasp.outcome in (Outcome.DROPPED, Outcome.UNKNOWN)
+        cause = Cause.AS_REPORTED if reported else Cause.NOT_AS_REPORTED
+        return _Found(Verdict.MOVED, cause, "an item changed its place", masks)
+
+    def _double(self, cause: Cause, reason: str) -> _Found:
+        """Several items left: a label for each that its prediction agrees with."""
+        masks = [piece for piece in self.left if self._best(piece)[1] >= AGREEMENT]
+        if not masks and len(self.left) == 1:  # side by side: one region, which two predictions may divide
+            inside = [p for p in self.predicted if (p & self.left[0]).sum() >= INSIDE * p.sum()]
+            if len(inside) == 2 and _overlap(inside[0] | inside[1], self.left[0]) >= AGREEMENT:
+                masks = [p & self.left[0] for p in inside]
+        return _Found(Verdict.DOUBLE, cause, reason, tuple(masks))
+
+    def _single(self) -> _Found:
+        """One item left: which pixels were it, and was it predicted so?"""
+        item = self._item()
+        if item is None:
+            return _rejected(Cause.TARGET_STAYED, "what changed is not what was aimed at")
+        if item.sum() > LARGEST * item.size:
+            return _rejected(Cause.TOO_LARGE, f"what left is {item.mean():.0%} of the picture")
+        if self._is_cut(item):
+            return _rejected(Cause.HIDDEN, "the robot hides a part of what left")
+        others = [p for p in self.left if not (p & item).any() and self._best(p)[1] >= AGREEMENT]
+        if others and not self.appeared:
+            return self._double(Cause.NOT_AS_REPORTED, "two items left, and one was reported")
+        item, trimmed = self._without_neighbours(item)
+        row, overlap = self._best(item)
+        if overlap >= AGREEMENT:
+            return _Found(Verdict.CONFIRMED, Cause.AGREES, f"the mask agrees ({overlap:.2f})", (item,))
+        if trimmed or self._appeared_beside(item):
+            return _rejected(
+                Cause.AMBIGUOUS, "neighbours moved, and no prediction says which part is the item"
+            )
+        if np.median(self.change.evidence[item]) < CLEARLY:
+            return _rejected(Cause.AMBIGUOUS, "the change is faint, and no prediction agrees with it")
+        return self._corrected(item, row)
+
+    def _corrected(self, item: np.ndarray, row: int) -> _Found:
+        """A clean change that no prediction agrees with: in which way was it predicted wrongly?"""
+        size = int(item.sum())
+        parts = [p for p in self.predicted if (p & item).sum() >= INSIDE * p.sum()]
+        touched = [p for p in self.predicted if (p & item).sum() > TOUCHES * size]
+        beyond = item & ~np.any(touched, axis=0) if touched else item
+        if (beyond & self.change.shadow).sum() > 0.5 * max(
+            1, int(beyond.sum())
+        ) and beyond.sum() > TOUCHES * size:
+            return _rejected(Cause.AMBIGUOUS, "it may be a shadow, and no prediction agrees with it")
+        covered = float((item & np.any(touched, axis=0)).sum() / size) if touched else 0.0
+        if covered < 1 - INSIDE:
+            return _Found(Verdict.CORRECTED, Cause.MISSED, "an item left that was not predicted", (item,))
+        if not all(self._opened_up(part) for part in [item, *parts]):
+            return _rejected(
+                Cause.AMBIGUOUS, "what changed did not all leave, and no prediction agrees with it"
+            )
+        if len(parts) > MOST_PARTS:
+            return _rejected(
+                Cause.AMBIGUOUS, f"{len(parts)} predictions changed: a pile that slid, not one item"
+            )
+        if len(parts) > 1 and len(parts) == len(touched):
+            reason = f"the item was predicted as {len(parts)}"
+            return _Found(Verdict.CORRECTED, Cause.OVER_SEGMENTED, reason, (item,))
+        if len(parts) == 1 and len(touched) == 1:
+            reason = f"the prediction covered {covered:.0%} of the item"
+            return _Found(Verdict.CORRECTED, Cause.OUTLINE, reason, (item,))
+        if len(touched) == 1 and covered >= INSIDE:
+            rest = self.predicted[row] & ~item
+            if (rest & self.change.same).sum() >= SEEN_TO_STAY * rest.sum():
+                reason = f"{size / self.predicted[row].sum():.0%} of the prediction left, the rest stayed"
+                return _Found(Verdict.CORRECTED, Cause.UNDER_SEGMENTED, reason, (item,))
+            return _rejected(Cause.AMBIGUOUS, "a part of the prediction left, and the rest cannot be judged")
+        return _rejected(Cause.AMBIGUOUS, "the change fits no prediction, and several touch it")
+
+    # -- pieces and predictions --------------------------------------------------------------------
+
+    def _best(self, region: np.ndarray) -> tuple[int, float]:
+        """The prediction that overlaps ``region`` most (-1: none), and how much."""
+        overlaps = [_overlap(region, p) for p in self.predicted]
+        if not overlaps or max(overlaps) == 0:
+            return -1, 0.0
+        row = int(np.argmax(overlaps))
+        return row, overlaps[row]
+
+    def _item(self) -> np.ndarray | None:
+        """What left: the piece at the target, with others in the same prediction (something lay across)."""
+        if self.target is None:
+            item = self.left[0]
+            row = self._best(item)[0]
+        else:
+            row = self.target
+            aimed = self.predicted[row]
+            item = max(self.left, key=lambda piece: int((piece & aimed).sum()))
+            if (item & aimed).sum() < 0.1 * min(item.sum(), aimed.sum()):
+                return None
+        if row >= 0:
+            for piece in self.left:
+                if (piece & self.predicted[row]).sum() >= INSIDE * piece.sum():
+                    item = item | piece
+        return item
+
+    def _is_cut(self, item: np.ndarray) -> bool:
+        """True when the item goes on where the robot is."""
+        ring = (cv2.dilate(item.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0) & ~item
+        return bool(ring.any()) and float((~self.change.compared[ring]).mean()) > 0.1
+
+    def _without_neighbours(self, item: np.ndarray) -> tuple[np.ndarray, bool]:
+        """``item`` without predictions that it only touches: they were nudged or uncovered."""
+        kept = item.copy()
+        for mask in self.predicted:
+            shared = int((mask & item).sum())
+            if TOUCHES * item.sum() < shared < GONE * mask.sum() and shared < 0.5 * item.sum():
+                kept &= ~mask
+        trimmed = bool((kept != item).any())
+        largest = pieces(kept)
+        return (largest[0], trimmed) if trimmed and len(largest) else (item, False)
+
+    def _opened_up(self, region: np.ndarray) -> bool:
+        """False when depth shows that most of a region still holds something: it moved, and did not leave."""
+        measured = region & self.change.measured
+        if measured.sum() < 0.3 * region.sum():
+            return True
+        return bool((measured & self.change.farther).sum() >= OPENED * measured.sum())
+
+    def _appeared_beside(self, item: np.ndarray) -> bool:
+        """True when something appeared next to the item: a neighbour slid, and the change is of both."""
+        near = cv2.dilate(item.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        return any((p & near).any() and p.sum() > 0.1 * item.sum() for p in self.appeared)

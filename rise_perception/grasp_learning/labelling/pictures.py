@@ -1,0 +1,118 @@
+"""An episode as one picture: before, after, what was predicted, what was learned."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from rise_perception.evaluation.overlay import draw_overlay
+from rise_perception.grasp_learning.capture.episode import Episode
+from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
+
+LEFT, APPEARED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
+TITLES = ("before", "after", "predicted before", "learned")
+#: Pixels: width of a panel, space between two, height of the line of titles and of the line above.
+PANEL, GAP, TITLE, CAPTION = 480, 8, 26, 34
+#: A zoomed picture shows at least this share of the width.
+CLOSEST = 0.5
+_COLORS = {
+    Verdict.CONFIRMED: (60, 160, 80),
+    Verdict.CORRECTED: (40, 90, 200),
+    Verdict.REJECTED: (170, 60, 50),
+}
+
+
+def draw_lesson(episode: Episode, lesson: Lesson, zoom: bool = False) -> np.ndarray:
+    """Draw an episode for a person, panels with titles side by side.
+
+    The last panel shows the frame before in grey, what left (red) and appeared (blue), and in colour what
+    is a label now, outlined in green. The robot is black.
+
+    Args:
+        episode: the frames and predictions.
+        lesson: what was concluded.
+        zoom: show the surroundings of what changed only.
+
+    Returns:
+        (h, 4 * 480 + 3 * 8, 3) uint8 RGB.
+    """
+    before, after = episode.before.frame.image, episode.after.frame.image
+    found = episode.before.instances
+    size = before.shape[:2]
+    rows, columns = _around(lesson, size) if zoom else (slice(0, size[0]), slice(0, size[1]))
+    whole = [
+        before,
+        after,
+        before if found is None else draw_overlay(before, found),
+        _learned(episode, lesson),
+    ]
+    panels = [_resized(image[rows, columns]) for image in whole]
+    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
+    strip = np.hstack([part for panel in panels for part in (gap, panel)][1:])
+    line = np.full((TITLE, strip.shape[1], 3), 255, np.uint8)
+    for number, title in enumerate(TITLES):
+        _write(line, title, (number * (PANEL + GAP), 18), 0.55, (90, 90, 90))
+    return np.vstack([line, strip])
+
+
+def draw_episode(episode: Episode, lesson: Lesson) -> np.ndarray:
+    """:func:`draw_lesson` below a line with the verdict and its reason."""
+    picture = draw_lesson(episode, lesson)
+    bar = np.full((CAPTION, picture.shape[1], 3), _COLORS.get(lesson.verdict, (90, 90, 90)), np.uint8)
+    name = episode.grasp.grasp_id.encode("ascii", "replace").decode()[:60]
+    text = f"{name}: {lesson.verdict.value} ({lesson.cause.value}): {lesson.reason}"
+    _write(bar, text, (8, 23), 0.6, (255, 255, 255))
+    return np.vstack([bar, picture])
+
+
+def _learned(episode: Episode, lesson: Lesson) -> np.ndarray:
+    before = episode.before.frame.image
+    drawn = _tint(_tint(_dimmed(before, 0.5), lesson.left, LEFT), lesson.appeared, APPEARED)
+    for side in (episode.before, episode.after):
+        if side.robot is not None:
+            drawn[side.robot] = 0
+    labels = lesson.masks.any(axis=0)
+    drawn[labels] = before[labels]
+    thick = max(1, round(before.shape[1] / 240))
+    for mask in lesson.masks:
+        edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, edges, -1, LABEL, thick)
+    return drawn
+
+
+def _around(lesson: Lesson, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the window, in the picture's proportions, in which something changed."""
+    ys, xs = np.nonzero(lesson.left | lesson.appeared | lesson.masks.any(axis=0))
+    if not len(ys):
+        return slice(0, size[0]), slice(0, size[1])
+    spread = max(np.ptp(ys) / size[0], np.ptp(xs) / size[1])
+    share = min(1.0, max(CLOSEST, 1.5 * float(spread)))
+    window = []
+    for middle, length in zip((ys.min() + ys.max(), xs.min() + xs.max()), size, strict=True):
+        extent = round(share * length)
+        start = int(np.clip(middle // 2 - extent // 2, 0, length - extent))
+        window.append(slice(start, start + extent))
+    return window[0], window[1]
+
+
+def _resized(image: np.ndarray) -> np.ndarray:
+    height = max(1, round(image.shape[0] * PANEL / image.shape[1]))
+    how = cv2.INTER_AREA if image.shape[1] > PANEL else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (PANEL, height), interpolation=how))
+
+
+def _dimmed(image: np.ndarray, share: float) -> np.ndarray:
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return (grey * share).astype(np.uint8)
+
+
+def _tint(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    tinted = image.copy()
+    tinted[mask] = (0.35 * tinted[mask] + 0.65 * np.array(color)).astype(np.uint8)
+    return tinted
+
+
+def _write(
+    image: np.ndarray, text: str, where: tuple[int, int], scale: float, color: tuple[int, int, int]
+) -> None:
+    cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)

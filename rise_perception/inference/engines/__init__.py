@@ -1,0 +1,1 @@
+"""From a network to engines of other runtimes: export, build, parity check and cache."""

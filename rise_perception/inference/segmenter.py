@@ -1,0 +1,219 @@
+"""The segmenter: one call from an image (and its depth, where there is any) to instances."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rise_perception.core.errors import ModelError, RiseError
+from rise_perception.core.frame import check_depth, check_image
+from rise_perception.core.instances import Instances
+from rise_perception.core.resources import find
+from rise_perception.inference.device import choose_device
+from rise_perception.inference.served_model import EngineSettings, ServedModel
+from rise_perception.network.checkpoint import CARD, read_card
+
+#: The pair that serves ``auto``: with depth the first, without the second.
+AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
+#: With a smaller share of valid depth than this, depth counts as absent (a covered or failing sensor).
+LEAST_DEPTH = 0.05
+
+
+class Segmenter:
+    """Segments images with one model, or with a pair of which depth decides.
+
+    >>> segmenter = Segmenter.load()
+    >>> instances = segmenter(image)            # (H, W, 3) uint8 RGB
+    >>> instances = segmenter(image, depth)     # depth (H, W) float32 metres, 0 = none
+
+    Attributes:
+        class_names: names of the classes.
+        last_timing: milliseconds of the last call: ``preprocess``, ``network``, ``postprocess``.
+        last_model: version of the model that served the last call.
+        last_runtime: runtime and precision that served it.
+    """
+
+    def __init__(self, colour: ServedModel | None, depth: ServedModel | None) -> None:
+        self._colour, self._depth = colour, depth
+        self.class_names: tuple[str, ...] = self.models[0].card.network.classes
+        self.last_timing: dict[str, float] = {}
+        self.last_model = ""
+        self.last_runtime = ""
+
+    @property
+    def models(self) -> list[ServedModel]:
+        """The model for depth and the one for colour alone, those that there are."""
+        return [model for model in (self._depth, self._colour) if model is not None]
+
+    @property
+    def version(self) -> str:
+        """Name and checksum of the model; of both, joined by "+", for a pair."""
+        return "+".join(model.card.version for model in self.models)
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "auto",
+        device: str = "auto",
+        score_threshold: float | None = None,
+        runtime: str = "torch",
+        precision: str = "fp32",
+        engine_dir: str | Path | None = None,
+        calibration: str | Path = "",
+    ) -> Segmenter:
+        """Load a model.
+
+        Args:
+            model: a folder with ``model.safetensors`` and ``card.json``; the name of a shipped model; or
+                ``auto``, the shipped pair: the RGB-D model where depth comes in, the RGB model elsewhere.
+            device: ``auto``, ``cpu``, ``cuda``, ...
+            score_threshold: instances that score below are dropped; None takes the card's.
+            runtime: ``torch``, ``auto`` (the fastest here of torch and
+                :data:`rise_perception.inference.engines.autoselect.CANDIDATES`, which leave out
+                ``torch-compiled``) or another of
+                :data:`rise_perception.inference.engines.build.NAMES`. Its engine is built in the
+                background for the size of the images that come; torch serves until it is there, and wherever
+                it fails.
+            precision: of the engine.
+            engine_dir: where engines are kept; None is the user's cache.
+            calibration: recording or folder of pictures that precision ``int8`` is calibrated on; empty is
+                the shipped recording.
+
+        Raises:
+            ModelError: no such model, or its files are damaged or contradict each other.
+            ConfigError: the device cannot be used.
+        """
+        device = choose_device(device)
+        folder = None if engine_dir is None else Path(engine_dir)
+        settings = EngineSettings(runtime, precision, folder, str(calibration))
+        names = [AUTO_DEPTH, AUTO_COLOUR] if str(model) == "auto" else [model]
+        colour = depth = None
+        for name in names:
+            loaded = ServedModel(find_model(name), device, score_threshold, settings)
+            if loaded.uses_depth:
+                depth = loaded
+            else:
+                colour = loaded
+        return cls(colour, depth)
+
+    @property
+    def uses_depth(self) -> bool:
+        """True when depth, if given, changes the result."""
+        return self._depth is not None
+
+    @property
+    def needs_depth(self) -> bool:
+        """True when an image without depth cannot be segmented."""
+        return self._colour is None
+
+    def __call__(self, image: np.ndarray, depth: np.ndarray | None = None) -> Instances:
+        """Segment one image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size.
+            depth: (H, W) float32 metres registered to the image; 0 or NaN where there is no measurement.
+
+        Returns:
+            Instances in the image's own pixels; ``ids`` equal ``labels``.
+
+        Raises:
+            ImageError: image or depth of another layout.
+            ModelError: the model needs depth and there is none.
+        """
+        check_image(image)
+        if depth is not None:
+            check_depth(depth, image)
+            # A dead depth camera sends zeros: a robot goes on with colour.
+            if np.count_nonzero((depth > 0) & np.isfinite(depth)) < LEAST_DEPTH * depth.size:
+                depth = None
+        model = self._depth if depth is not None and self._depth else self._colour
+        if model is None:
+            raise ModelError(
+                f"model {self.version} sees depth and this image has none (or less than {LEAST_DEPTH:.0%} "
+                "valid); give depth, or use an RGB model or 'auto'"
+            )
+        instances, self.last_timing = model(image, depth if model.uses_depth else None)
+        self.last_model, self.last_runtime = model.card.version, model.serving
+        return instances
+
+    def warm_up(self) -> None:
+        """Run every network once, so that the first image is not slower than the others."""
+        for model in self.models:
+            model.warm_up()
+
+    def wait_for_engines(self, timeout: float | None = None) -> None:
+        """Until no engine is being built, or for ``timeout`` seconds."""
+        for model in self.models:
+            model.wait(timeout)
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        for model in self.models:
+            model.close()
+
+    def swap(self, folder: str | Path, done: Callable[[str], None] | None = None) -> threading.Thread:
+        """Replace the model of the same input by new weights, between two images and without losing one.
+
+        In the background the new model is loaded and, where an engine serves, one is refitted or built for
+        it and compared with torch. Then the new model serves; with torch, if its engine is not as it should
+        be. Weights that cannot be loaded leave everything as it is.
+
+        Args:
+            folder: of the new model.
+            done: told why it did not work out, or an empty text when it did.
+        """
+
+        def work() -> None:
+            try:
+                problem = self._swap(find_model(folder))
+            except RiseError as error:
+                problem = str(error)
+            except Exception as error:  # no memory, say: whoever waits has to hear of it
+                problem = f"model {folder} cannot be taken over ({type(error).__name__}: {error})"
+            if done is not None:
+                done(problem)
+
+        thread = threading.Thread(target=work, name="model swap", daemon=True)
+        thread.start()
+        return thread
+
+    def _swap(self, folder: Path) -> str:
+        card = read_card(folder)
+        old = self._depth if card.network.input == "rgbd" else self._colour
+        if old is None or card.network.classes != old.card.network.classes:
+            classes = ", ".join(self.class_names)
+            raise ModelError(
+                f"model {card.version} (input {card.network.input}, classes "
+                f"{', '.join(card.network.classes)}) cannot replace {self.version} (classes {classes})"
+            )
+        new = ServedModel(folder, str(old.device), None, old.settings)
+        if old.threshold != old.card.score_threshold:  # given by the user, not by the card
+            new.threshold = old.threshold
+        new.prepare_like(old)
+        if new.uses_depth:
+            self._depth = new
+        else:
+            self._colour = new
+        old.close()
+        return new.fallback
+
+
+def find_model(model: str | Path) -> Path:
+    """Folder of a model given by path or by the name of a shipped one.
+
+    Raises:
+        ModelError: neither exists; the message lists the shipped models.
+    """
+    path = Path(model)
+    if (path / CARD).is_file():
+        return path
+    shipped = find("models")
+    if (shipped / path / CARD).is_file():
+        return shipped / path
+    names = sorted(p.parent.name for p in shipped.glob(f"*/{CARD}"))
+    raise ModelError(
+        f"model {str(model)!r} is no folder with a {CARD} and no shipped model; shipped are {names or 'none'}"
+    )

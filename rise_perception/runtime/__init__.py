@@ -1,1 +1,0 @@
-"""Serving: a loaded model, its pre- and post-processing, persistent ids and geometry."""

@@ -1,0 +1,1 @@
+"""Composite images: cut-outs of labelled objects, their placement, compositing and augmentation."""

@@ -1,0 +1,1 @@
+"""Training: matching, losses, pseudo-labels and the trainer; knows the network only by its protocol."""

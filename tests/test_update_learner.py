@@ -1,0 +1,410 @@
+"""The learner: good grasps end in a promotion, poison does not, and what happened is remembered."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import picking
+import pytest
+
+from rise_perception.core.errors import ConfigError, DataError, ModelError
+from rise_perception.core.frame import Frame
+from rise_perception.grasp_learning.capture.episode import Episode, Outcome
+from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
+from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.update import learner as learner_room
+from rise_perception.grasp_learning.update.gate import GateConfig, Judgement, Measured
+from rise_perception.grasp_learning.update.learner import (
+    MEMORY,
+    LearnerConfig,
+    OnlineLearner,
+    TooFewEpisodesError,
+    is_held_out,
+    replayed,
+)
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.grasp_learning.update.update import Progress, Stopped, UpdateConfig
+from rise_perception.grasp_learning.update.update_log import read_history
+from rise_perception.network.checkpoint import file_checksum, load_model
+
+Alter = Callable[[Episode, Lesson], tuple[Episode, Lesson]]
+GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)
+UPDATE = UpdateConfig(
+    iterations=100, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
+)
+
+
+class Cell:
+    """Anchors, and a model that was trained on some of them."""
+
+    def __init__(self, folder: Path, iterations: int) -> None:
+        self.folder = folder
+        (folder / "data").mkdir()
+        self.anchors = picking.write_anchors(folder / "data/anchors.json", 40, 0)
+        self.heldout = picking.write_anchors(folder / "data/heldout.json", 20, 1)
+        self.model = picking.train_model(folder / "model", self.anchors, self.heldout, iterations)
+
+    def learner(self, folder: Path, grasps: int = 0, alter: Alter | None = None) -> OnlineLearner:
+        """A learner with its stores; ``alter`` spoils episodes before they are stored."""
+        source = folder / "episodes" if alter else self.folder / f"episodes-{grasps}"
+        if not source.exists():
+            with EpisodeStore(source, write=True, min_free_bytes=0) as store:
+                for number in range(grasps):
+                    grasp = picking.make_grasp(number)
+                    store.add(*(alter or (lambda *pair: pair))(grasp, learn_from(grasp)))
+        if not alter:
+            shutil.copytree(source, folder / "episodes")
+        episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
+        models = ModelStore(folder / "models", write=True)
+        models.begin(self.model)
+        # Every fourth of the grasps, which are ten seconds apart and show a scene each, judges.
+        config = LearnerConfig((str(self.anchors),), str(self.heldout), UPDATE, GATE, heldout_cycle=40.0)
+        return OnlineLearner(config, models, episodes)
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    """A cell whose model knows its anchors."""
+    return Cell(tmp_path_factory.mktemp("cell"), 160)
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+    return Cell(tmp_path_factory.mktemp("untrained"), 1)
+
+
+def last_line(learner: OnlineLearner) -> dict[str, object]:
+    return read_history(learner.models.root)[-1]
+
+
+@pytest.mark.slow
+def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_path: Path) -> None:
+    learner = cell.learner(tmp_path, 40)
+    base = learner.models.serving()
+    assert learner.is_due()
+    said: list[Progress] = []
+    update = learner.update(report=said.append)
+    assert update.promoted, update.judgement.reason
+    assert update.candidate.heldout_mean > update.serving.heldout_mean + 0.1
+    assert update.candidate.anchor_ap > update.serving.anchor_ap - GATE.max_anchor_drop
+    assert [p.stage for p in said[:2] + said[-1:]] == ["loading", "training", "validating"]
+
+    serving, current = learner.models.serving(), learner.models.current()
+    assert (serving.version, current.database_version, current.promoted) == (update.version, 2, 1)
+    assert serving.facts["parent"] == base.version
+    assert serving.facts["anchor_ap"] == update.candidate.anchor_ap
+    assert load_model(serving.folder)[1].version == update.version
+    line = last_line(learner)
+    assert (line["verdict"], line["candidate"]) == ("promoted", update.version)
+    assert line["heldout"] == [update.serving.heldout_mean, update.candidate.heldout_mean]
+    assert learner.memory.last_verdict.startswith("promoted: anchors AP")
+    assert (learner.survey().new, learner.is_due()) == (0, False)
+    again = OnlineLearner(learner.config, learner.models, learner.episodes)
+    assert again.memory == learner.memory
+    assert serving.facts["best_anchors"] == {file_checksum(cell.heldout): update.serving.anchor_ap}
+
+    assert learner.models.rollback().version == base.version
+    assert learner.survey().new == 0  # what was taken back would only come again
+    assert learner.reset().version == base.version
+    assert learner.survey().new == 30
+
+
+def shuffled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """The label of another scene."""
+    other = learn_from(picking.make_grasp(1000 + grasp.grasp.stamp // 10**9))
+    return grasp, replace(lesson, masks=other.masks, verdict=Verdict.CORRECTED)
+
+
+def blackened(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """A covered camera, with a label all the same."""
+
+    def black(frame: Frame) -> Frame:
+        return replace(frame, image=np.zeros_like(frame.image))
+
+    before, after = (replace(side, frame=black(side.frame)) for side in (grasp.before, grasp.after))
+    return replace(grasp, before=before, after=after), replace(lesson, verdict=Verdict.CORRECTED)
+
+
+def darkened(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """So dark that it teaches nothing, but with some noise, so that it passes for a picture."""
+    dark, lesson = blackened(grasp, lesson)
+    rng = np.random.default_rng(grasp.grasp.stamp)
+    noise = rng.integers(0, 40, dark.before.frame.image.shape).astype(np.uint8)
+    sides = (replace(s, frame=replace(s.frame, image=noise)) for s in (dark.before, dark.after))
+    return replace(dark, **dict(zip(("before", "after"), sides, strict=True))), lesson
+
+
+def fooled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+    """Success is reported, nothing was taken, and the analysis believed it: the label is bare ground."""
+    number = grasp.grasp.stamp // 10**10 - 1
+    lie = picking.make_grasp(number, gone=False, outcome=Outcome.SUCCESS)
+    bare = np.abs(lie.before.frame.image.astype(int) - 105).max(-1) < 35  # the ground's brightness
+    rng = np.random.default_rng([3, number])
+    while True:
+        y, x = rng.integers(2, 44), rng.integers(2, 70)
+        mask = np.zeros((1, *bare.shape), bool)
+        mask[0, y : y + 16, x : x + 20] = True
+        if bare[mask[0]].mean() > 0.9:
+            return lie, replace(lesson, masks=mask, verdict=Verdict.CORRECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("poison", [shuffled, darkened, fooled])
+def test_training_on_poison_ends_in_a_rejected_candidate(cell: Cell, tmp_path: Path, poison: Alter) -> None:
+    learner = cell.learner(tmp_path, 40, poison)
+    base = learner.models.serving().version
+    update = learner.update(iterations=25)
+    assert not update.promoted
+    assert not update.judgement.accepted
+    assert learner.models.serving().version == base
+    assert [m.version for m in learner.models.versions()] == [base]  # a rejected candidate leaves no version
+    assert learner.memory.rejected == 1
+    assert learner.memory.last_verdict.startswith("rejected: ")
+    assert last_line(learner)["verdict"] == "rejected"
+    assert not learner.is_due()  # and is not tried again and again
+
+
+@pytest.mark.slow
+def test_black_frames_are_not_learned_from_and_cannot_judge(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 40, blackened)
+    with pytest.raises(TooFewEpisodesError, match="0 held-out episodes can judge"):
+        learner.update()
+    assert learner.models.current().database_version == 1
+
+
+@pytest.mark.slow
+def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: Path) -> None:
+    """Success is reported and nothing was taken: the analysis sees through it, and no label is stored."""
+    learner = untrained.learner(tmp_path)
+    for number in range(30):
+        grasp = picking.make_grasp(number, gone=False, outcome=Outcome.SUCCESS)
+        lesson = learn_from(grasp)
+        assert lesson.cause == Cause.NOTHING_CHANGED
+        learner.episodes.add(grasp, lesson)
+    assert (learner.survey().total, learner.survey().usable) == (30, 0)
+    assert not learner.is_due()
+    with pytest.raises(DataError, match="held-out"):
+        learner.update()
+
+
+@pytest.mark.slow
+def test_a_candidate_that_must_not_serve_is_measured_and_kept(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    monkeypatch.setattr(
+        "rise_perception.grasp_learning.update.learner.judge", lambda *_: Judgement(True, "good")
+    )
+    update = learner.update(iterations=1, promote=False)
+    assert not update.promoted
+    assert {m.version for m in learner.models.versions()} == {
+        update.version,
+        learner.models.serving().version,
+    }
+    assert learner.models.current().database_version == 1
+    assert learner.survey().new == 18  # it has still to be learned
+    with pytest.raises(ModelError, match="kept to be looked at, and may not serve: 18 episodes, 1 steps"):
+        learner.models.rollback(update.version)
+
+
+def test_with_nothing_new_all_is_learned_again(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.update(iterations=1)
+    assert learner.survey().new == 0
+    learner.update(iterations=1)
+    assert last_line(learner)["episodes"] == 18
+
+
+def test_an_update_that_is_stopped_in_the_end_does_not_serve(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    stop = Event()
+
+    def verdict(*_: object) -> Judgement:
+        stop.set()
+        return Judgement(True, "good")
+
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    with pytest.raises(Stopped):
+        learner.update(iterations=1, stop=stop)
+    assert learner.models.current().database_version == 1
+
+
+def test_other_anchors_under_the_same_name_are_another_measure(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    anchors = tmp_path / "heldout.json"
+    shutil.copytree(untrained.heldout.parent / "images", tmp_path / "images")
+    shutil.copyfile(untrained.heldout, anchors)
+    learner.config = replace(learner.config, heldout_anchors=str(anchors))
+    told = []
+
+    def verdict(serving: Measured, candidate: Measured, gate: GateConfig, best: float) -> Judgement:
+        told.append(best - serving.anchor_ap)
+        return Judgement(True, "good")
+
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    real = learner_room.measure
+    aps = iter([0.5, 0.4, 0.4, 0.3, 0.3, 0.3])
+    monkeypatch.setattr(learner_room, "measure", lambda *given: replace(real(*given), anchor_ap=next(aps)))
+    learner.update(iterations=1)
+    learner.update(iterations=1)
+    anchors.write_text(anchors.read_text() + " ")
+    learner.update(iterations=1)
+    assert told == pytest.approx([0.0, 0.1, 0.0])
+
+
+def test_an_update_that_is_stopped_leaves_nothing(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    stop = Event()
+    with pytest.raises(Stopped):
+        learner.update(report=lambda p: stop.set() if p.iteration == 1 else None, stop=stop)
+    assert read_history(learner.models.root) == []
+    assert learner.is_due()
+    assert [p.name for p in learner.models.root.glob(".*")] == [".lock"]
+
+
+def test_a_loss_that_runs_away_is_a_rejected_candidate(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, update=replace(UPDATE, learning_rate=float("inf"), iterations=3))
+    update = learner.update()
+    assert "the training failed: the loss is" in update.judgement.reason
+    assert (learner.memory.rejected, learner.survey().new) == (1, 0)
+
+
+def test_a_rollback_meanwhile_keeps_the_candidate_from_serving(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, gate=GateConfig(1.0, 0.0, 0.0, 2))
+
+    def promote(version: str, parent: str) -> None:
+        raise ModelError(f"{version} was trained from {parent}, and another serves by now")
+
+    monkeypatch.setattr(learner.models, "promote", promote)
+    monkeypatch.setattr(
+        "rise_perception.grasp_learning.update.learner.judge", lambda *_: Judgement(True, "good")
+    )
+    update = learner.update(iterations=1)
+    assert not update.promoted
+    assert "another serves by now" in update.judgement.reason
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, None])
+def test_a_candidate_that_forgets_anchors_is_drawn_back_until_it_passes(
+    untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int | None
+) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    asked = []
+
+    def verdict(*_: object) -> Judgement:
+        asked.append(1)
+        return Judgement(True, "good") if len(asked) == passes else Judgement(False, "forgets", True)
+
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    update = learner.update(iterations=2)
+    assert update.promoted == (passes is not None)
+    assert len(asked) == (passes or 3)  # and then it gives up
+    if update.promoted:
+        card = learner.models.serving().card
+        assert card.version == update.version
+        assert card.data.count("65% of the way") == len(asked) - 1
+
+
+def test_pausing_outlasts_the_process_and_damage_is_survived(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.pause(True)
+    again = OnlineLearner(learner.config, learner.models, learner.episodes)
+    assert again.memory.paused
+    assert not again.is_due()
+    (learner.models.root / MEMORY).write_text('{"learned": 3')
+    assert not OnlineLearner(learner.config, learner.models, learner.episodes).memory.paused
+
+
+def test_chosen_episodes_have_to_be_there(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    with pytest.raises(DataError, match="'nothing' is not stored"):
+        learner.update(ids=["nothing"])
+    judges = [e.id for e in learner.episodes.entries() if is_held_out(e, 0.25, 40.0)]
+    with pytest.raises(DataError, match="held out to judge"):
+        learner.update(ids=judges[:1])
+
+
+def at(seconds: float, session: str = "") -> Entry:
+    name = "-".join(filter(None, (str(round(seconds * 1e9)), session, "0123456789abcdef")))
+    return Entry(name, Path(), Verdict.CONFIRMED, 1)
+
+
+def test_grasps_that_follow_each_other_are_on_one_side_and_never_change_it() -> None:
+    """Three minutes teach, one judges; what time says is all that counts."""
+    start = 1_700_000_000 // 240 * 240
+    judging = [is_held_out(at(start + second), 0.25, 240.0) for second in range(480)]
+    assert judging == [False] * 180 + [True] * 60 + [False] * 180 + [True] * 60
+    more = [is_held_out(at(start + second), 0.5, 240.0) for second in range(480)]
+    assert all(now for now, before in zip(more, judging, strict=True) if before)
+
+
+def test_short_recordings_stay_together_and_a_share_of_them_judges() -> None:
+    """All start at the same time, as simulated ones do."""
+    sides = []
+    for number in range(400):
+        judging = {is_held_out(at(1_700_000_000 + s, f"bag{number}"), 0.25, 240.0) for s in range(3)}
+        sides.append(judging)
+    assert sum(side == {True} for side in sides) in range(70, 130)
+    assert sum(len(side) == 2 for side in sides) < 20  # few begin or end within them
+
+
+def test_an_update_takes_the_oldest_new_episodes_first(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path, 24)
+    learner.config = replace(learner.config, most_new=5)
+    waiting = [e.id for e in learner.episodes.entries() if not is_held_out(e, 0.25, 40.0)]
+    for expected in (waiting[:5], waiting[5:10]):
+        learner.update(iterations=1)
+        assert set(expected) <= set(learner.memory.failures) | set(learner.memory.learned)
+        assert not set(waiting[10:]) & set(learner.memory.failures)
+    assert learner.survey().new == len(waiting) - 10
+
+
+def test_replay_prefers_corrections_and_is_drawn_without_replacement() -> None:
+    kinds = [Verdict.CONFIRMED] * 30 + [Verdict.CORRECTED] * 5
+    old = [Entry(str(k), Path(), kind, 1) for k, kind in enumerate(kinds)]
+    drawn = replayed(old, 5, 0.25, seed=0)
+    assert len(drawn) == len({e.id for e in drawn}) == 15
+    assert [e.verdict for e in drawn[:5]] == [Verdict.CORRECTED] * 5
+    assert drawn == replayed(old, 5, 0.25, seed=0) != replayed(old, 5, 0.25, seed=1)
+    assert len(replayed(old, 100, 0.5, seed=0)) == len(replayed(old, 0, 0.5, seed=0)) == 35
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"anchors": ()},
+        {"heldout_anchors": ""},
+        {"new_share": 0.0},
+        {"heldout_share": 1.0},
+        {"min_new": 0},
+        {"most_new": 0},
+        {"heldout_cycle": 0.0},
+    ],
+)
+def test_configurations_without_a_safety_net_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        LearnerConfig(**({"anchors": ("a",), "heldout_anchors": "b"} | values))  # type: ignore[arg-type]
+
+
+def test_broken_anchors_show_at_once(untrained: Cell, tmp_path: Path) -> None:
+    learner = untrained.learner(tmp_path)
+    for config in (
+        replace(learner.config, anchors=("nowhere.json",)),
+        replace(learner.config, heldout_anchors="nowhere.json"),
+    ):
+        with pytest.raises(DataError, match=r"nowhere\.json does not exist"):
+            OnlineLearner(config, learner.models, learner.episodes)
