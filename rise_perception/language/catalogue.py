@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from rise_perception.errors import DataError
+from rise_perception.core.errors import DataError
 from rise_perception.language.vocabulary import (
     ARTICLES,
     COLOUR_WORDS,

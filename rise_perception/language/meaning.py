@@ -23,8 +23,8 @@ from rise_perception.language.vocabulary import (
 
 #: What is believed of something that nobody can tell.
 UNKNOWN = 0.5
-#: Widths of the transitions from "does not hold" to "holds": share of pixels, share of the diagonal, logarithm
-#: of an area ratio, metres, share of the outline.
+#: Widths of the transitions from "does not hold" to "holds": share of pixels, share of the diagonal,
+#: logarithm of an area ratio, metres, share of the outline.
 _COLOUR, _PLACE, _SIZE, _DEPTH, _CONTACT = 0.03, 0.006, 0.04, 0.006, 0.04
 #: Half way to a colour: a little below :data:`SHARE`, where it certainly holds.
 _COLOUR_AT = SHARE - 0.05

@@ -17,6 +17,7 @@ from rise_perception.language.phrase import Phrase, Relation
 from rise_perception.language.vocabulary import (
     ARTICLES,
     COLOUR_WORDS,
+    KINDS,
     LINKS,
     NOUNS,
     RELATION_WORDS,
@@ -103,7 +104,7 @@ class _Parser:
             found = self._next()
             raise NotUnderstood(
                 f"an item is expected {f'at {found!r}' if found else 'at the end'} of "
-                f"{' '.join(self.words)!r}; say what it is: a thing, box, can, cup, ball, bag, stick, toy or ring"
+                f"{' '.join(self.words)!r}; say what it is: a {', '.join((THING, *KINDS))}"
             )
         side = self._side()
         if side:
@@ -134,7 +135,7 @@ class _Parser:
         return None
 
     def _surroundings(self) -> bool:
-        """ "the tote" after "in": where all items are."""
+        """Where all items are: the words "the tote" after "in"."""
         before = self.at
         while self._word(ARTICLES):
             pass
@@ -144,7 +145,7 @@ class _Parser:
         return False
 
     def _side(self) -> str | None:
-        """ "on the left", unless "of" follows."""
+        """A superlative after the noun: "on the left", unless "of" follows."""
         for words, name in SIDE_WORDS:
             before = self.at
             if self._take(words):

@@ -7,7 +7,7 @@ import re
 import unicodedata
 from types import MappingProxyType
 
-from rise_perception.errors import RiseError
+from rise_perception.core.errors import RiseError
 
 #: Longest sentence that is looked at; a person's are far shorter.
 MAX_CHARACTERS, MAX_WORDS = 300, 40
@@ -33,6 +33,21 @@ NOUNS = MappingProxyType(
         for word in words.split()
     }
 )
+#: Kind of shape in the tote world -> what people call it; a shape that is missing has no name of its own.
+KIND_OF_SHAPE = {
+    shape: kind
+    for kind, shapes in {
+        "box": "box book blister",
+        "can": "can bottle tube",
+        "cup": "mug cup bowl",
+        "ball": "ball",
+        "bag": "bag cloth",
+        "stick": "pen tool scissors",
+        "toy": "toy",
+        "ring": "ring",
+    }.items()
+    for shape in shapes.split()
+}
 COLOURS = (
     "black",
     "white",

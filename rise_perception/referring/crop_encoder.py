@@ -51,9 +51,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
         self.first = _convolution(width, inner, 1)
-        self.second = nn.Sequential(
-            nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
+        self.second = nn.Sequential(nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(x + self.second(self.first(x)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-#: Side of a crop in pixels, and its channels: red, green, blue, mask, height over the item's middle, measured.
+#: Side of a crop in pixels, and its channels: red, green, blue, mask, height over the item, measured.
 SIZE, CHANNELS = 48, 6
 #: A crop is so much larger than the item.
 _MARGIN = 1.25

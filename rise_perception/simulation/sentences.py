@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rise_perception.data.atomic import write_text
+from rise_perception.core.errors import ConfigError
+from rise_perception.core.files import write_text
 from rise_perception.data.images import read_depth, read_image, read_label_map
-from rise_perception.errors import ConfigError
 from rise_perception.language.generator import Saying, describe, refuse
 from rise_perception.language.things import Things, measure
-from rise_perception.language.vocabulary import KINDS
+from rise_perception.language.vocabulary import KIND_OF_SHAPE, KINDS
 from rise_perception.simulation.scene import SPLITS
 
 #: Items with fewer visible pixels are not spoken about; at 320 x 240 the eye does not find them either.
@@ -27,21 +27,6 @@ MIN_PIXELS = 300
 WITHOUT = 1 / 3
 #: Most sentences of an image.
 MAX_SENTENCES = 100
-#: Kind of shape in the tote world -> what people call it; a shape that is missing has no name of its own.
-KIND_OF_SHAPE = {
-    shape: kind
-    for kind, shapes in {
-        "box": "box book blister",
-        "can": "can bottle tube",
-        "cup": "mug cup bowl",
-        "ball": "ball",
-        "bag": "bag cloth",
-        "stick": "pen tool scissors",
-        "toy": "toy",
-        "ring": "ring",
-    }.items()
-    for shape in shapes.split()
-}
 
 
 def write_sentences(out: Path, split: str, amount: int, seed: int) -> int:
