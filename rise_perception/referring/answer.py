@@ -54,7 +54,7 @@ class Referral:
         detail: one sentence for people.
         score: probability of the answer; 0 where the sentence was not understood.
         index: of the instance that was found, None otherwise.
-        candidates: indices of the instances that it may be, the likeliest first; the one that was found alone.
+        candidates: indices of the instances that it may be, likeliest first.
         mask: (H, W) bool, pixels of what was found; nothing otherwise.
     """
 

@@ -1,4 +1,4 @@
-"""Referring data made ready once: images segmented, instances measured and cut out, matched with the truth."""
+"""Referring data made ready once: images segmented, instances measured, cut out and matched to the truth."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from rise_perception.referring.scene import Scene, grid_size, make_scene, on_gri
 
 #: An instance is an item when they overlap by this much (intersection over union).
 SAME = 0.5
-#: Kind of an item whose kind nobody has said, and of one whose kind has no name.
-UNSAID, NAMELESS = -1, len(KINDS)
+#: Kind of an item whose kind has no name.
+NAMELESS = len(KINDS)
 #: True items with fewer pixels are not shown to the crop encoder.
 _VISIBLE = 120
 _VERSION = 1
@@ -36,26 +36,15 @@ class Truth:
 
     Attributes:
         ids: (T,) int64, of the items whose masks are known.
-        kinds: (T,) int64, index of the kind, NAMELESS or UNSAID.
         overlap: (N, T) float32, intersection over union of each instance with each item.
         masks: (T, h, w) uint8 on the scene's grid, as in :class:`~rise_perception.referring.scene.Scene`.
         areas: (T,) float32, pixels.
-        crops: (T, 6, 48, 48) uint8, of the true masks.
     """
 
     ids: np.ndarray
-    kinds: np.ndarray
     overlap: np.ndarray
     masks: np.ndarray
     areas: np.ndarray
-    crops: np.ndarray
-
-    def matched_kinds(self) -> np.ndarray:
-        """(N,) int64 kind of the item that each instance is; UNSAID where it is none."""
-        if not self.overlap.size:
-            return np.full(len(self.overlap), UNSAID, np.int64)
-        best = self.overlap.argmax(1)
-        return np.where(self.overlap.max(1) >= SAME, self.kinds[best], UNSAID)
 
     def instances_of(self, labels: tuple[int, ...]) -> tuple[int, ...]:
         """The instances that are the items ``labels``; items that were not found have none."""
@@ -100,10 +89,8 @@ def find_truth(picture: ReferringImage, instances: Instances) -> Truth:
     height, width = picture.image.shape[:2]
     grid = grid_size(width, height)
     overlap = np.zeros((len(instances), len(ids)), np.float32)
-    kinds = np.full(len(ids), UNSAID, np.int64)
     areas = np.zeros(len(ids), np.float32)
     masks = np.zeros((len(ids), grid[1], grid[0]), np.uint8)
-    crops = np.zeros((len(ids), CHANNELS, SIZE, SIZE), np.uint8)
     owned = instances.areas()
     row_of = np.full(int(instances.label_map.max(initial=0)) + 1, -1)
     row_of[instances.labels.astype(np.int64)] = np.arange(len(instances))
@@ -111,20 +98,30 @@ def find_truth(picture: ReferringImage, instances: Instances) -> Truth:
         mask = picture.masks[item]
         areas[column] = mask.sum()
         masks[column] = on_grid(mask, grid)
-        if item in picture.kinds:
-            kind = picture.kinds[item]
-            kinds[column] = KINDS.index(kind) if kind else NAMELESS
         common = np.bincount(instances.label_map[mask], minlength=len(row_of))[1:]
         for row in np.unique(row_of[1:][common > 0]):
             both = common[int(instances.labels[row]) - 1]
             overlap[row, column] = both / (owned[row] + areas[column] - both)
-        if areas[column] >= _VISIBLE:
+    return Truth(np.array(ids, np.int64), overlap, masks, areas)
+
+
+def true_crops(data: ReferringData) -> tuple[np.ndarray, np.ndarray]:
+    """Crops of the items whose mask and kind are known; no segmenter is asked.
+
+    Returns:
+        (M, 6, 48, 48) uint8 and (M,) int64 kinds, NAMELESS for one without a name.
+    """
+    crops, kinds = [np.zeros((0, CHANNELS, SIZE, SIZE), np.uint8)], []
+    for index in tqdm(range(len(data.names)), desc="cutting out", unit="img", smoothing=0.05):
+        picture = data[index]
+        shown = {i: m for i, m in picture.masks.items() if i in picture.kinds and m.sum() >= _VISIBLE}
+        for item, mask in shown.items():
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
-            crops[column] = cut_crops(
-                picture.image, picture.depth, mask.astype(np.uint16), np.array([1], np.uint16), box
-            )[0]
-    return Truth(np.array(ids, np.int64), kinds, overlap, masks, areas, crops)
+            one = np.array([1], np.uint16)
+            crops.append(cut_crops(picture.image, picture.depth, mask.astype(np.uint16), one, box))
+            kinds.append(KINDS.index(picture.kinds[item]) if picture.kinds[item] else NAMELESS)
+    return np.concatenate(crops), np.array(kinds, np.int64)
 
 
 def _identity(data: ReferringData, segmenter: Segmenter) -> str:
@@ -137,15 +134,10 @@ _PER_THING = ("boxes", "centres", "areas", "depths", "near", "colours")
 
 def _write(path: Path, scenes: list[Scene], truths: list[Truth]) -> None:
     """All scenes in one file of plain arrays; what differs in length lies end to end."""
-    arrays: dict[str, Any] = {
-        "sizes": np.array(
-            [
-                [len(s), len(t.ids), s.things.width, s.things.height]
-                for s, t in zip(scenes, truths, strict=True)
-            ],
-            np.int64,
-        ).reshape(-1, 4)
-    }
+    lengths = [
+        [len(s), len(t.ids), s.things.width, s.things.height] for s, t in zip(scenes, truths, strict=True)
+    ]
+    arrays: dict[str, Any] = {"sizes": np.array(lengths, np.int64).reshape(-1, 4)}
     for name in _PER_THING:
         arrays[name] = np.concatenate([getattr(s.things, name) for s in scenes])
     for name in ("crops", "embeddings", "scores"):
@@ -153,7 +145,7 @@ def _write(path: Path, scenes: list[Scene], truths: list[Truth]) -> None:
     arrays["contact"] = np.concatenate([s.things.contact.ravel() for s in scenes])
     arrays["masks"] = np.concatenate([s.masks.ravel() for s in scenes])
     arrays["picture"] = np.concatenate([s.picture.ravel() for s in scenes])
-    for name in ("ids", "kinds", "areas", "crops"):
+    for name in ("ids", "areas"):
         arrays[f"true_{name}"] = np.concatenate([getattr(t, name) for t in truths])
     arrays["true_masks"] = np.concatenate([t.masks.ravel() for t in truths])
     arrays["overlap"] = np.concatenate([t.overlap.ravel() for t in truths])
@@ -184,11 +176,7 @@ def _read(path: Path, pairs: list[Pair]) -> Features:
         masks = take("masks", n * h * w).reshape(n, h, w)
         picture = take("picture", 4 * h * w).reshape(4, h, w)
         scenes.append(Scene(things, crops, embeddings, scores, masks, picture))
-        ids, kinds, areas, true_crops = (
-            take(f"true_{name}", t) for name in ("ids", "kinds", "areas", "crops")
-        )
+        ids, areas = take("true_ids", t), take("true_areas", t)
         overlap = take("overlap", n * t).reshape(n, t)
-        truths.append(
-            Truth(ids, kinds, overlap, take("true_masks", t * h * w).reshape(t, h, w), areas, true_crops)
-        )
+        truths.append(Truth(ids, overlap, take("true_masks", t * h * w).reshape(t, h, w), areas))
     return Features(scenes, truths, pairs)

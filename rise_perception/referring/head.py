@@ -125,6 +125,7 @@ class ReferringHead(nn.Module):
             self.draw = nn.Conv2d(config.residual, 1, 3, padding=1)
             self.listen = nn.Linear(width, config.residual)
             nn.init.zeros_(self.draw.weight)
+            assert self.draw.bias is not None
             nn.init.zeros_(self.draw.bias)
 
     def forward(self, asked: Questions) -> tuple[Tensor, Tensor]:

@@ -128,9 +128,7 @@ def train_head(
         order = rng.permutation(len(examples))
         chunks = np.array_split(order, -(-len(order) // steps.batch))
         losses = []
-        for number, chunk in enumerate(
-            tqdm(chunks, desc=f"head {epoch + 1}", file=sys.stderr, mininterval=5)
-        ):
+        for number, chunk in enumerate(tqdm(chunks, desc=f"head {epoch + 1}", mininterval=5)):
             for group in optimiser.param_groups:
                 group["lr"] = steps.rate * rate_factor((epoch * len(chunks) + number) / total)
             batch = [examples[k] for k in chunk]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from tqdm import tqdm
 from rise_perception.core.errors import DataError
 from rise_perception.referring.config import ReferringSteps
 from rise_perception.referring.crop_encoder import CropEncoder
-from rise_perception.referring.features import UNSAID, Features
 from rise_perception.training.train_state import load_state, save_state
 
 #: Share of the crops that are shown without depth, so that a colour camera is served, too.
@@ -24,35 +22,24 @@ _FLAT = 0.3
 _TURN, _SCALE, _SHIFT, _LIGHT = 20.0, 0.15, 0.06, 0.25
 
 
-def crops_of(features: Sequence[Features]) -> tuple[Tensor, Tensor]:
-    """All crops whose kind is known, of true masks and of instances.
+def train_kinds(
+    encoder: CropEncoder, crops: Tensor, kinds: Tensor, steps: ReferringSteps, state: Path, device: str
+) -> None:
+    """Train an encoder, going on after the last finished pass in ``state``.
 
-    Returns:
-        (M, 6, 48, 48) uint8 and (M,) int64 kinds.
+    Args:
+        encoder: the encoder.
+        crops: (M, 6, 48, 48) uint8.
+        kinds: (M,) int64.
+        steps: how long and how fast.
+        state: file of the state.
+        device: where it runs.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no crop.
     """
-    crops, kinds = [], []
-    for part in features:
-        for scene, truth in zip(part.scenes, part.truths, strict=True):
-            shown = (truth.kinds != UNSAID) & truth.crops[:, 3].any((1, 2))
-            crops.append(truth.crops[shown])
-            kinds.append(truth.kinds[shown])
-            matched = truth.matched_kinds()
-            crops.append(scene.crops[matched != UNSAID])
-            kinds.append(matched[matched != UNSAID])
-    all_kinds = np.concatenate(kinds)
-    if not len(all_kinds):
+    if not len(crops):
         raise DataError("no item has a kind: data.kinds needs sentences whose COCO file states kinds")
-    return torch.from_numpy(np.concatenate(crops)), torch.from_numpy(all_kinds)
-
-
-def train_kinds(
-    encoder: CropEncoder, features: Sequence[Features], steps: ReferringSteps, state: Path, device: str
-) -> None:
-    """Train an encoder, going on after the last finished pass in ``state``."""
-    crops, kinds = crops_of(features)
     encoder.to(device).train()
     optimiser = torch.optim.AdamW(encoder.parameters(), steps.kind_rate, weight_decay=steps.weight_decay)
     done = load_state(state, encoder, None, optimiser) if state.exists() else 0
@@ -63,9 +50,7 @@ def train_kinds(
         torch.manual_seed(hash((steps.seed, epoch, 2)) % 2**63)  # dropout
         order = torch.randperm(len(crops), generator=generator).split(steps.kind_batch)
         losses = []
-        for number, chosen in enumerate(
-            tqdm(order, desc=f"kinds {epoch + 1}", file=sys.stderr, mininterval=5)
-        ):
+        for number, chosen in enumerate(tqdm(order, desc=f"kinds {epoch + 1}", mininterval=5)):
             for group in optimiser.param_groups:
                 group["lr"] = steps.kind_rate * rate_factor((epoch * len(order) + number) / total)
             shown = augment(crops[chosen], generator).to(device)
@@ -114,9 +99,13 @@ def augment(crops: Tensor, generator: torch.Generator) -> Tensor:
     moved = functional.grid_sample(crops.float() - neutral, grid, align_corners=False) + neutral
     light = 1 + uniform(_LIGHT)[:, None, None, None]
     tint = 1 + (torch.rand(count, 3, 1, 1, generator=generator) * 2 - 1) * 0.5 * _LIGHT
-    moved[:, :3] = (moved[:, :3] * light * tint + 255 * uniform(0.5 * _LIGHT)[:, None, None, None]).clamp(
-        0, 255
-    )
+    bright = 255 * uniform(0.5 * _LIGHT)[:, None, None, None]
+    moved[:, :3] = (moved[:, :3] * light * tint + bright).clamp(0, 255)
+    # A segmenter's mask is a little too large or too small.
+    mask = moved[:, 3:4]
+    larger, smaller = functional.max_pool2d(mask, 3, 1, 1), -functional.max_pool2d(-mask, 3, 1, 1)
+    choice = torch.rand(count, 1, 1, 1, generator=generator)
+    moved[:, 3:4] = torch.where(choice < 0.25, larger, torch.where(choice > 0.75, smaller, mask))
     flat = torch.rand(count, generator=generator) < _FLAT
     moved[flat, 4], moved[flat, 5] = 128.0, 0.0
     return moved

@@ -195,9 +195,9 @@ class RoboRefItPairs(_Pairs):
             depth = None
             if name in self._depths:
                 depth = _depth(self._file(root, self._depths[name]), image, 0.001)
-            masks = {}
+            masks: dict[int, np.ndarray] = {}
             for label, file in self._masks[index].items():
-                mask = read_image(self._file(root, file)).any(2)
+                mask = np.asarray(read_image(self._file(root, file)).any(2))
                 if mask.shape != image.shape[:2]:
                     raise DataError(f"{self.path}: {file} and {name} differ in size")
                 masks[label] = mask

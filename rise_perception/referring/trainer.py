@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from rise_perception.core.errors import ConfigError
@@ -13,7 +14,7 @@ from rise_perception.inference.segmenter import Segmenter
 from rise_perception.referring.answer import Thresholds
 from rise_perception.referring.config import ReferringTraining
 from rise_perception.referring.evaluation import answer_all, choose_thresholds, score
-from rise_perception.referring.features import Features, compute_features
+from rise_perception.referring.features import Features, compute_features, true_crops
 from rise_perception.referring.head_training import Example, make_examples, train_head
 from rise_perception.referring.kind_training import train_kinds
 from rise_perception.referring.loaders import open_pairs
@@ -59,7 +60,9 @@ def train_referring(
             parts.append((compute_features(data, segmenter, Path(config.data.cache)), list(data.names)))
         return parts
 
-    train_kinds(model.encoder, [f for f, _ in read(config.data.kinds)], steps, out / KINDS_STATE, device)
+    cut = [true_crops(open_pairs(path)) for path in config.data.kinds]
+    crops, kinds = (torch.from_numpy(np.concatenate(part)) for part in zip(*cut, strict=True))
+    train_kinds(model.encoder, crops, kinds, steps, out / KINDS_STATE, device)
     examples: list[Example] = []
     for features, names in read(config.data.train):
         examples += make_examples(features, names, model, prior, text)
