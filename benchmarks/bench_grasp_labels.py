@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"aims: median IoU of clean single picks {AIM_IOU}, wrong labels at most {AIM_WRONG:.0%}")
     if args.json:
         content = {
-            "benchmark": "interaction",
+            "benchmark": "grasp-labels",
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             "depth": not args.rgb,
             "model": args.model,

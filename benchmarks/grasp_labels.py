@@ -20,8 +20,8 @@ from benchmarks.grasp_trials import (
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.grasp_learning.capture.episode import Observation
-from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 
 #: A label that overlaps no item by more is wrong.
 WRONG = 0.5
@@ -36,27 +36,29 @@ class Judged:
 
     Attributes:
         trial: the grasp.
-        lesson: the analysis.
+        episode_labels: the analysis.
         overlaps: of each label, the intersection over union with the item that it fits best.
     """
 
     trial: Trial
-    lesson: Lesson
+    episode_labels: EpisodeLabels
     overlaps: tuple[float, ...]
 
     @property
     def expected(self) -> Verdict:
         """The right verdict: the one found, if it is one of those."""
         right = self.trial.expected
-        return self.lesson.verdict if self.lesson.verdict in right else sorted(right)[0]
+        return self.episode_labels.verdict if self.episode_labels.verdict in right else sorted(right)[0]
 
 
 def judge(trial: Trial) -> Judged:
     """Analyse a trial and compare with its truth."""
-    lesson = learn_from(trial.episode)
+    episode_labels = label_episode(trial.episode)
     items = [trial.before == label for label in np.unique(trial.before[trial.before > 0])]
-    overlaps = tuple(max((overlap(mask, item) for item in items), default=0.0) for mask in lesson.masks)
-    return Judged(trial, lesson, overlaps)
+    overlaps = tuple(
+        max((overlap(mask, item) for item in items), default=0.0) for mask in episode_labels.masks
+    )
+    return Judged(trial, episode_labels, overlaps)
 
 
 def conditions(
@@ -108,8 +110,8 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
     wrong = sum(value < WRONG for value in labels)
     clean = [j for j in judged if j.trial.clean]
     accepted = [max(j.overlaps) for j in clean if j.overlaps]
-    found = Counter(j.lesson.verdict for j in judged)
-    right = Counter(j.lesson.verdict for j in judged if j.lesson.verdict in j.trial.expected)
+    found = Counter(j.episode_labels.verdict for j in judged)
+    right = Counter(j.episode_labels.verdict for j in judged if j.episode_labels.verdict in j.trial.expected)
     wanted = Counter(j.expected for j in judged)
 
     def share(part: float, whole: float) -> float | None:
@@ -133,5 +135,7 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
             }
             for verdict in Verdict
         },
-        "causes": dict(Counter(f"{j.lesson.verdict.value}: {j.lesson.cause.value}" for j in judged)),
+        "causes": dict(
+            Counter(f"{j.episode_labels.verdict.value}: {j.episode_labels.cause.value}" for j in judged)
+        ),
     }

@@ -29,7 +29,7 @@ ARGUMENTS = {
     "interaction": ("false", "start the interaction node too"),
     "interaction_params": (str(SHARE / "config/interaction_node.yaml"), "its parameter file"),
     "store": ("~/.rise_perception/episodes", "folder that its episodes go to"),
-    "model_dir": ("", "folder of versions that may serve; the learner's, where it is started"),
+    "model_store": ("", "folder of versions that may serve; the learner's, where it is started"),
     "learner": ("false", "start the learner node too, and let its versions serve"),
     "learner_params": (str(SHARE / "config/learner_node.yaml"), "its parameter file"),
     "learner_model": ("rise_small_rgbd", "what an empty folder of its versions begins with"),
@@ -55,7 +55,7 @@ def generate_launch_description() -> LaunchDescription:
         profile = str(SHARE / "config/fastdds.xml")
         actions.append(SetEnvironmentVariable("FASTRTPS_DEFAULT_PROFILES_FILE", profile))
     learns = IfCondition(LaunchConfiguration("learner"))
-    actions.append(SetLaunchConfiguration("model_dir", LaunchConfiguration("models"), condition=learns))
+    actions.append(SetLaunchConfiguration("model_store", LaunchConfiguration("models"), condition=learns))
     actions.append(
         Node(
             package="rise_perception",
@@ -66,7 +66,7 @@ def generate_launch_description() -> LaunchDescription:
                 LaunchConfiguration("params"),
                 {
                     "model": text("model"),
-                    "model_dir": text("model_dir"),
+                    "model_store": text("model_store"),
                     "device": text("device"),
                     "color_topic": text("color"),
                     "depth_topic": text("depth"),

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["CameraIntrinsics", "Frame", "Instances", "Segmenter", "__version__"]
 
+#: The rooms of the package, from the bottom up: a module imports only from its own room and those before it.
+ROOMS = (
+    "core",  # the vocabulary: frames, instances, errors, camera geometry, masks, files
+    "network",  # the network and its configuration
+    "data",  # where images come from: COCO, folders, OCID, bags, ROS encodings
+    "synthesis",  # composite images: cut-outs, placement, compositing, augmentation
+    "evaluation",  # how good masks are: AP, overlap, overlays, report pages
+    "inference",  # from a frame to instances; in `engines` the other runtimes
+    "training",  # losses, matching, pseudo-labels, the trainer
+    "grasp_learning",  # capture -> labelling -> update
+    "simulation",  # the tote world and the simulated cell
+    "nodes",  # ROS 2; the only room that imports it
+    "cli",  # the `rise` command
+)
+
 #: The public names and their modules, imported on first use: `rise --version` must not load torch.
 _PUBLIC = {
     "CameraIntrinsics": "rise_perception.core.frame",

@@ -159,6 +159,8 @@ def write_bag(
                         phase=phase,
                         target_id=5,
                         outcome=grasp.grasp.outcome if phase == Phase.AFTER else Outcome.UNKNOWN,
+                        expression="",
+                        referred=0,
                     )
                     bag.write("/grasps", event_type, message, stamp)
     return path

@@ -19,7 +19,7 @@ from tiny_data import write_data
 
 from rise_perception.data.images import write_image
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update import learner as learner_module
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update import Progress
@@ -78,7 +78,7 @@ def write_store(folder: Path, numbers: range) -> Path:
     with EpisodeStore(folder, write=True, min_free_bytes=0) as store:
         for number in numbers:
             grasp = picking.make_grasp(number)
-            store.add(grasp, learn_from(grasp))
+            store.add(grasp, label_episode(grasp))
     return folder
 
 

@@ -108,7 +108,13 @@ def test_round_trip(bag):
 def test_own_messages_round_trip(tmp_path):
     store = typestore()
     event = store.types["rise_msgs/msg/GraspEvent"](
-        header=header(START, "cam"), grasp_id="g7", phase=2, target_id=-1, outcome=1
+        header=header(START, "cam"),
+        grasp_id="g7",
+        phase=2,
+        target_id=-1,
+        outcome=1,
+        expression="",
+        referred=0,
     )
     with BagWriter(tmp_path / "b") as writer:
         writer.write("/grasp_events", "rise_msgs/msg/GraspEvent", event, START)

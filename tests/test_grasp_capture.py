@@ -17,7 +17,7 @@ from rise_perception.grasp_learning.capture.frame_buffer import FrameBuffer, cha
 from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, CaptureSettings, Gripper
 
 SECOND = 10**9
-SETTINGS = CaptureSettings(window=0.5, approach=3.0, timeout=3.0, expiry=30.0, history=8.0)
+SETTINGS = CaptureSettings(window=0.5, approach=3.0, timeout=3.0, grasp_timeout_s=30.0, history=8.0)
 
 
 class Cell:

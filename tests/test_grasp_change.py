@@ -14,7 +14,7 @@ from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, Verdict
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.registration import estimate_exposure, estimate_motion
 
 EVERYWHERE = np.ones((HEIGHT, WIDTH), bool)
@@ -36,13 +36,13 @@ def trial(depth: bool = True):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_mask_of_what_left_survives_what_cameras_do(how, depth, seed):
     seen = altered(trial(depth), how, np.random.default_rng(seed)).episode
-    lesson = learn_from(seen)
-    if how == "shadow" and not depth and lesson.verdict == Verdict.REJECTED:
+    labels = label_episode(seen)
+    if how == "shadow" and not depth and labels.verdict == Verdict.REJECTED:
         return  # colour alone cannot always tell; but it must not teach the shadow
-    assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
-    assert len(lesson.masks) == 1
-    assert overlap(lesson.masks[0], TRUTH) > 0.85
-    assert lesson.known[lesson.masks[0]].mean() > 0.7
+    assert labels.verdict == Verdict.CONFIRMED, labels.reason
+    assert len(labels.masks) == 1
+    assert overlap(labels.masks[0], TRUTH) > 0.85
+    assert labels.known[labels.masks[0]].mean() > 0.7
 
 
 @pytest.mark.parametrize("how", ["exposure", "noise", "shadow", "shift"])
@@ -50,10 +50,10 @@ def test_nothing_is_seen_where_nothing_happened(how):
     quiet = replace(
         trial(), episode=episode(picture(1, 2, 3), picture(1, 2, 3, seed=4), outcome=Outcome.EMPTY)
     )
-    lesson = learn_from(altered(quiet, how, np.random.default_rng(2)).episode)
-    assert lesson.verdict == Verdict.EMPTY, lesson.reason
-    assert not lesson.teaches
-    assert set(lesson.unmoved.tolist()) == {1, 2, 3}
+    labels = label_episode(altered(quiet, how, np.random.default_rng(2)).episode)
+    assert labels.verdict == Verdict.EMPTY, labels.reason
+    assert not labels.teaches
+    assert set(labels.unmoved.tolist()) == {1, 2, 3}
 
 
 def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
@@ -66,9 +66,9 @@ def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
     nothing = np.zeros((HEIGHT, WIDTH), np.uint16)
     for predicted in (label_map(1, 2, 3), nothing):
         seen = episode(with_image(before, image), after, predicted, outcome=Outcome.SUCCESS)
-        lesson = learn_from(seen)
-        assert lesson.teaches, lesson.reason
-        assert overlap(lesson.masks[0], TRUTH) > 0.85
+        labels = label_episode(seen)
+        assert labels.teaches, labels.reason
+        assert overlap(labels.masks[0], TRUTH) > 0.85
 
 
 def test_a_thin_dark_plate_is_no_shadow():
@@ -82,9 +82,9 @@ def test_a_thin_dark_plate_is_no_shadow():
     depth[plate] = 0.997 + np.random.default_rng(3).normal(0, 0.002, depth[plate].shape)
     bracket = replace(with_image(before, image), depth=depth)
     for predicted in (label_map(1, 2, 3), np.zeros((HEIGHT, WIDTH), np.uint16)):
-        lesson = learn_from(episode(bracket, after, predicted, outcome=Outcome.SUCCESS))
-        assert lesson.teaches, lesson.reason
-        assert overlap(lesson.masks[0], TRUTH) > 0.85
+        labels = label_episode(episode(bracket, after, predicted, outcome=Outcome.SUCCESS))
+        assert labels.teaches, labels.reason
+        assert overlap(labels.masks[0], TRUTH) > 0.85
 
 
 def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
@@ -97,18 +97,18 @@ def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
     image[bottom] = after.image[bottom] * 1.7
     depth[bottom] = after.depth[bottom]
     bowl = replace(with_image(before, image), depth=depth)
-    lesson = learn_from(episode(bowl, after, outcome=Outcome.SUCCESS))
-    assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
-    assert lesson.masks[0][bottom].mean() > 0.95
+    labels = label_episode(episode(bowl, after, outcome=Outcome.SUCCESS))
+    assert labels.verdict == Verdict.CONFIRMED, labels.reason
+    assert labels.masks[0][bottom].mean() > 0.95
 
 
 def test_a_confirmed_item_and_its_neighbours_that_stayed():
-    lesson = learn_from(episode(picture(1, 2, 3), picture(2, 3, seed=1)))
-    assert (lesson.verdict, lesson.cause) == (Verdict.CONFIRMED, Cause.AGREES)
-    assert overlap(lesson.masks[0], TRUTH) > 0.9
-    assert set(lesson.unmoved.tolist()) == {2, 3}
-    assert not lesson.masks[0][label_map(2, 3) > 0].any()
-    np.testing.assert_array_equal(lesson.to_after, np.eye(2, 3))
+    labels = label_episode(episode(picture(1, 2, 3), picture(2, 3, seed=1)))
+    assert (labels.verdict, labels.cause) == (Verdict.CONFIRMED, Cause.AGREES)
+    assert overlap(labels.masks[0], TRUTH) > 0.9
+    assert set(labels.unmoved.tolist()) == {2, 3}
+    assert not labels.masks[0][label_map(2, 3) > 0].any()
+    np.testing.assert_array_equal(labels.to_after, np.eye(2, 3))
 
 
 def merged() -> np.ndarray:
@@ -143,26 +143,26 @@ def part() -> np.ndarray:
 @pytest.mark.parametrize("depth", [True, False], ids=["RGB-D", "RGB"])
 def test_wrong_predictions_are_corrected(predicted, target, cause, depth):
     before, after = picture(1, 2, 3, depth=depth), picture(2, 3, seed=1, depth=depth)
-    lesson = learn_from(episode(before, after, predicted, target=target))
-    assert (lesson.verdict, lesson.cause) == (Verdict.CORRECTED, cause), lesson.reason
-    assert overlap(lesson.masks[0], TRUTH) > 0.85
+    labels = label_episode(episode(before, after, predicted, target=target))
+    assert (labels.verdict, labels.cause) == (Verdict.CORRECTED, cause), labels.reason
+    assert overlap(labels.masks[0], TRUTH) > 0.85
 
 
 def test_a_double_pick_gives_a_mask_for_each_item():
     for outcome, cause in ((Outcome.DOUBLE, Cause.AS_REPORTED), (Outcome.SUCCESS, Cause.NOT_AS_REPORTED)):
-        lesson = learn_from(episode(picture(1, 2, 3), picture(3, seed=1), outcome=outcome))
-        assert (lesson.verdict, lesson.cause) == (Verdict.DOUBLE, cause), lesson.reason
-        found = sorted(max(overlap(m, label_map(k) == k) for m in lesson.masks) for k in (1, 2))
+        labels = label_episode(episode(picture(1, 2, 3), picture(3, seed=1), outcome=outcome))
+        assert (labels.verdict, labels.cause) == (Verdict.DOUBLE, cause), labels.reason
+        found = sorted(max(overlap(m, label_map(k) == k) for m in labels.masks) for k in (1, 2))
         assert found[0] > 0.85
 
 
 def test_an_item_that_fell_back_somewhere_else_has_moved():
     after = picture(1, 2, 3, seed=1, moved=(-3, 90))
-    lesson = learn_from(episode(picture(1, 2, 3), after, outcome=Outcome.DROPPED))
-    assert lesson.verdict == Verdict.MOVED
-    assert overlap(lesson.masks[0], TRUTH) > 0.85
-    assert 1 not in lesson.unmoved
-    wrong = learn_from(episode(picture(1, 2, 3), after, outcome=Outcome.EMPTY))
+    labels = label_episode(episode(picture(1, 2, 3), after, outcome=Outcome.DROPPED))
+    assert labels.verdict == Verdict.MOVED
+    assert overlap(labels.masks[0], TRUTH) > 0.85
+    assert 1 not in labels.unmoved
+    wrong = label_episode(episode(picture(1, 2, 3), after, outcome=Outcome.EMPTY))
     assert (wrong.verdict, wrong.cause) == (Verdict.MOVED, Cause.NOT_AS_REPORTED)
 
 
@@ -194,11 +194,11 @@ def arm(frame: Frame) -> Frame:
     ids=["lie", "lie about two", "another item left", "camera moved", "arm in view"],
 )
 def test_what_teaches_nothing_is_rejected_with_its_reason(after, outcome, cause):
-    lesson = learn_from(episode(picture(1, 2, 3), after, outcome=outcome))
-    assert (lesson.verdict, lesson.cause) == (Verdict.REJECTED, cause), lesson.reason
-    assert lesson.reason
-    assert not lesson.teaches
-    assert len(lesson.unmoved) == 0
+    labels = label_episode(episode(picture(1, 2, 3), after, outcome=outcome))
+    assert (labels.verdict, labels.cause) == (Verdict.REJECTED, cause), labels.reason
+    assert labels.reason
+    assert not labels.teaches
+    assert len(labels.unmoved) == 0
 
 
 def test_black_white_and_random_pictures_are_rejected():
@@ -208,27 +208,27 @@ def test_black_white_and_random_pictures_are_rejected():
         for frame in (with_image(before, image), replace(with_image(before, image), depth=None)):
             for outcome in (Outcome.SUCCESS, Outcome.UNKNOWN):
                 seen = episode(before, replace(frame, stamp=10**12), outcome=outcome)
-                assert learn_from(seen).verdict == Verdict.REJECTED
+                assert label_episode(seen).verdict == Verdict.REJECTED
 
 
 def test_the_robot_is_left_out_where_a_mask_says_where_it_is():
     after = arm(picture(2, 3, seed=1))
     robot = np.zeros((HEIGHT, WIDTH), bool)
     robot[:70, 125:150] = True
-    lesson = learn_from(episode(picture(1, 2, 3), after, robot=robot))
-    assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
-    assert not lesson.known[robot].any()
+    labels = label_episode(episode(picture(1, 2, 3), after, robot=robot))
+    assert labels.verdict == Verdict.CONFIRMED, labels.reason
+    assert not labels.known[robot].any()
     hiding = np.zeros((HEIGHT, WIDTH), bool)
     hiding[20:70, 15:35] = True
-    lesson = learn_from(episode(picture(1, 2, 3), picture(2, 3, seed=1), robot=hiding))
-    assert (lesson.verdict, lesson.cause) == (Verdict.REJECTED, Cause.HIDDEN)
+    labels = label_episode(episode(picture(1, 2, 3), picture(2, 3, seed=1), robot=hiding))
+    assert (labels.verdict, labels.cause) == (Verdict.REJECTED, Cause.HIDDEN)
 
 
 def test_without_predictions_an_item_still_gets_its_mask():
     before, after = picture(1, 2, 3), picture(2, 3, seed=1)
-    lesson = learn_from(Episode(Observation(before), Observation(after), Grasp("g", -1, Outcome.SUCCESS)))
-    assert (lesson.verdict, lesson.cause) == (Verdict.CORRECTED, Cause.MISSED)
-    assert overlap(lesson.masks[0], TRUTH) > 0.9
+    labels = label_episode(Episode(Observation(before), Observation(after), Grasp("g", -1, Outcome.SUCCESS)))
+    assert (labels.verdict, labels.cause) == (Verdict.CORRECTED, Cause.MISSED)
+    assert overlap(labels.masks[0], TRUTH) > 0.9
 
 
 def test_motion_and_exposure_are_measured():
@@ -248,8 +248,8 @@ def test_motion_and_exposure_are_measured():
 @pytest.mark.parametrize("size", [(1, 1), (2, 300), (40, 40)])
 def test_odd_sizes_do_not_crash(size):
     frame = Frame(np.full((*size, 3), 100, np.uint8), np.ones(size, np.float32))
-    lesson = learn_from(Episode(Observation(frame), Observation(frame), Grasp("g")))
-    assert lesson.verdict in (Verdict.EMPTY, Verdict.REJECTED)
+    labels = label_episode(Episode(Observation(frame), Observation(frame), Grasp("g")))
+    assert labels.verdict in (Verdict.EMPTY, Verdict.REJECTED)
 
 
 def test_sides_that_do_not_fit_are_refused():
@@ -270,11 +270,11 @@ def test_the_tote_world(tmp_path):
     write_sequence(tmp_path / "picks", SequenceSettings(picks=3, seed=1003, split="train", kind="tote"))
     trials = list(read_trials(tmp_path / "picks"))
     assert len(trials) == 3
-    lessons = [learn_from(trial.episode) for trial in trials]
-    assert any(lesson.teaches for lesson in lessons)
-    for trial, lesson in zip(trials, lessons, strict=True):
-        assert lesson.verdict in trial.expected | {Verdict.REJECTED}, (trial.name, lesson.reason)
-        for mask in lesson.masks:
+    episode_labels = [label_episode(trial.episode) for trial in trials]
+    assert any(labels.teaches for labels in episode_labels)
+    for trial, labels in zip(trials, episode_labels, strict=True):
+        assert labels.verdict in trial.expected | {Verdict.REJECTED}, (trial.name, labels.reason)
+        for mask in labels.masks:
             assert max(overlap(mask, trial.before == k) for k in ITEMS | dict.fromkeys(range(1, 30))) > 0.5
     with pytest.raises(DataError, match="rise scenes sequence"):
         next(read_trials(tmp_path / "nothing"))

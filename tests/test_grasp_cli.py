@@ -11,7 +11,7 @@ from grasping import HEIGHT, WIDTH, episode, picture
 
 from rise_perception.data.images import read_image, write_image
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.pictures import (
     APPEARED,
     CAPTION,
@@ -20,7 +20,7 @@ from rise_perception.grasp_learning.labelling.pictures import (
     LEFT,
     PANEL,
     TITLE,
-    draw_lesson,
+    draw_labels,
 )
 
 
@@ -28,7 +28,7 @@ def fill(folder, numbers):
     with EpisodeStore(folder, write=True) as store:
         for number in numbers:
             kept = episode(picture(1, 2, 3, seed=2 * number), picture(2, 3, seed=2 * number + 1))
-            store.add(kept, learn_from(kept))
+            store.add(kept, label_episode(kept))
 
 
 def test_a_store_is_listed_drawn_and_merged(rise, tmp_path):
@@ -73,7 +73,7 @@ def test_what_is_no_store_is_named(rise, tmp_path):
 
 
 def panel(drawn: np.ndarray, number: int) -> np.ndarray:
-    """One panel of a drawn lesson, at the size of its frame."""
+    """One panel of a drawn episode_labels, at the size of its frame."""
     start = number * (PANEL + GAP)
     return cv2.resize(drawn[TITLE:, start : start + PANEL], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
@@ -84,7 +84,7 @@ def near(picture_: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 def test_the_picture_shows_both_frames_the_prediction_and_the_label_in_its_colours():
     seen = episode(picture(1, 2, 3), picture(2, 3, seed=1))
-    drawn = draw_lesson(seen, learn_from(seen))
+    drawn = draw_labels(seen, label_episode(seen))
     before, after, predicted, learned = (panel(drawn, number) for number in range(4))
     item = (slice(30, 60), slice(25, 55))
     image = seen.before.frame.image.astype(int)
@@ -99,9 +99,9 @@ def test_the_picture_shows_both_frames_the_prediction_and_the_label_in_its_colou
 
 def test_what_is_rejected_shows_the_change_only():
     seen = episode(picture(1, 2, 3), picture(2, 3, seed=1), target=2)
-    lesson = learn_from(seen)
-    assert not lesson.teaches
-    learned = panel(draw_lesson(seen, lesson), 3)
+    episode_labels = label_episode(seen)
+    assert not episode_labels.teaches
+    learned = panel(draw_labels(seen, episode_labels), 3)
     red = (
         np.abs(learned.astype(int) - LEFT).sum(axis=2)
         < np.abs(learned.astype(int) - APPEARED).sum(axis=2) - 100
@@ -115,16 +115,16 @@ def test_the_robot_is_black_and_a_zoomed_picture_shows_the_change():
     robot = np.zeros((HEIGHT, WIDTH), bool)
     robot[:20, 100:] = True
     seen = episode(picture(1, 2, 3), picture(2, 3, seed=1), robot=robot)
-    lesson = learn_from(seen)
-    assert panel(draw_lesson(seen, lesson), 3)[2:16, 105:155].max() < 20
-    zoomed = panel(draw_lesson(seen, lesson, zoom=True), 3)
+    episode_labels = label_episode(seen)
+    assert panel(draw_labels(seen, episode_labels), 3)[2:16, 105:155].max() < 20
+    zoomed = panel(draw_labels(seen, episode_labels, zoom=True), 3)
     label = near(zoomed, LABEL)
     assert label.any(axis=0).sum() > 60  # of 40 pixels of the frame
 
 
 @pytest.mark.slow
 def test_the_benchmark_measures_and_renders_once(rise, tmp_path):
-    command = ("bench", "interaction", "--sequences", 1, "--picks", 2, "--data", tmp_path, "--model", "none")
+    command = ("bench", "grasp-labels", "--sequences", 1, "--picks", 2, "--data", tmp_path, "--model", "none")
     status, out, _ = rise(*command, "--json", tmp_path / "f.json")
     assert status == 0
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
@@ -142,4 +142,4 @@ def test_the_benchmark_measures_and_renders_once(rise, tmp_path):
     assert status == 0
     assert (tmp_path / "tote-3000-2/sequence.json").stat().st_mtime_ns == stamp
     assert again.split("exposure:")[0].split("aims")[0].strip() in out
-    assert rise("bench", "interaction", "--picks", 0)[0] == 2
+    assert rise("bench", "grasp-labels", "--picks", 0)[0] == 2

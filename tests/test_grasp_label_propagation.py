@@ -14,13 +14,13 @@ from rise_perception.core.frame import Frame
 from rise_perception.grasp_learning.capture.episode import Episode, Outcome
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling import label_propagation as chain
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.label_propagation import (
-    Passage,
-    Sighting,
+    FrameTransition,
+    ItemMask,
     beside,
-    carried_back,
     known_items,
+    propagate_backward,
 )
 
 NOTHING = np.zeros((HEIGHT, WIDTH), bool)
@@ -47,11 +47,11 @@ def grasp(here: tuple[int, ...], there: tuple[int, ...], seconds: float, **optio
 
 def stored(folder: Path, *grasps: Episode) -> tuple[EpisodeStore, list[Entry]]:
     store = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
-    return store, [store.add(one, learn_from(one)) for one in grasps]
+    return store, [store.add(one, label_episode(one)) for one in grasps]
 
 
-def masks(sightings: tuple[Sighting, ...]) -> list[np.ndarray]:
-    return [sighting.unpacked() for sighting in sightings]
+def masks(items: tuple[ItemMask, ...]) -> list[np.ndarray]:
+    return [item.unpacked() for item in items]
 
 
 def test_an_item_that_is_taken_later_was_there_all_the_time(tmp_path: Path) -> None:
@@ -65,8 +65,8 @@ def test_an_item_that_is_taken_later_was_there_all_the_time(tmp_path: Path) -> N
     for entry, before, after in zip(
         entries, ((1, 2, 3), (1, 2, 3), (2, 3), (3,)), ((1, 2, 3), (2, 3), (3,), ()), strict=True
     ):
-        for sightings, labels in ((known[entry.id].before, before), (known[entry.id].after, after)):
-            found = masks(sightings)
+        for items, labels in ((known[entry.id].before, before), (known[entry.id].after, after)):
+            found = masks(items)
             assert len(found) == len(labels)
             for label in labels:
                 assert max(overlap(mask, label_map(label) > 0) for mask in found) > 0.85
@@ -129,28 +129,28 @@ def test_what_lay_on_an_item_hides_it_before() -> None:
     mask, left = NOTHING.copy(), NOTHING.copy()
     mask[40:60, 40:80] = True
     left[30:70, 30:60] = True  # half of it was under what left
-    seen = carried_back(mask, Passage(left, NOTHING, np.eye(2, 3)))
+    seen = propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3)))
     assert seen is not None
     assert np.array_equal(seen, mask & ~left)
     left[30:70, 30:72] = True  # and now too much of it
-    assert carried_back(mask, Passage(left, NOTHING, np.eye(2, 3))) is None
+    assert propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3))) is None
     left[:] = False
     left[30:70, 55:65] = True  # two pieces: which of them is it?
-    assert carried_back(mask, Passage(left, NOTHING, np.eye(2, 3))) is None
+    assert propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3))) is None
 
 
 def test_an_item_that_came_was_not_there() -> None:
     mask, appeared = NOTHING.copy(), NOTHING.copy()
     mask[40:60, 40:80] = True
     appeared[45:55, 45:75] = True
-    assert carried_back(mask, Passage(NOTHING, appeared, np.eye(2, 3))) is None
-    assert carried_back(NOTHING, Passage(NOTHING, NOTHING, np.eye(2, 3))) is None
+    assert propagate_backward(mask, FrameTransition(NOTHING, appeared, np.eye(2, 3))) is None
+    assert propagate_backward(NOTHING, FrameTransition(NOTHING, NOTHING, np.eye(2, 3))) is None
 
 
 def test_masks_follow_a_camera_that_moved() -> None:
     mask = NOTHING.copy()
     mask[40:60, 40:80] = True
-    seen = carried_back(mask, Passage(NOTHING, NOTHING, np.array([[1.0, 0, 7], [0, 1, -4]])))
+    seen = propagate_backward(mask, FrameTransition(NOTHING, NOTHING, np.array([[1.0, 0, 7], [0, 1, -4]])))
     assert seen is not None
     assert np.array_equal(seen, np.roll(mask, (4, -7), (0, 1)))
 

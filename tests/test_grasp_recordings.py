@@ -15,7 +15,7 @@ from rise_perception.data.bag_messages import camera_info_message
 from rise_perception.data.images import write_image
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Outcome, Phase
 from rise_perception.grasp_learning.capture.recordings import BagGrasps, PictureGrasps, Predictor
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.inference.segmenter import Segmenter
 
 
@@ -43,7 +43,7 @@ def test_every_grasp_of_a_bag_becomes_an_episode(tmp_path: Path) -> None:
             Phase.CLOSED: stamp + 9 * picking.FRAME,
             Phase.AFTER: stamp + 10 * picking.FRAME,
         }
-        assert len(learn_from(episode).masks) == 1
+        assert len(label_episode(episode).masks) == 1
     assert len(episodes) == 4
     (session,) = {episode.session for episode in episodes}
     other, _ = all_of(BagGrasps(picking.write_bag(tmp_path / "other", range(4, 5))))

@@ -22,16 +22,16 @@ from rise_perception.core.errors import DataError
 from rise_perception.grasp_learning.capture import episode_io as files
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore, StoreFullError
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 
 SHAPE = (120, 160)
 
 
-def lesson(verdict: Verdict = Verdict.CONFIRMED) -> Lesson:
+def labels(verdict: Verdict = Verdict.CONFIRMED) -> EpisodeLabels:
     mask = np.zeros(SHAPE, bool)
     mask[25:65, 20:60] = True
     nothing = np.zeros(SHAPE, bool)
-    return Lesson(
+    return EpisodeLabels(
         verdict,
         Cause.AGREES,
         "because",
@@ -77,9 +77,9 @@ def test_the_same_grasp_with_other_predictions_is_kept_once(tmp_path):
         EpisodeStore(tmp_path / "a", write=True) as store,
         EpisodeStore(tmp_path / "b", write=True) as other,
     ):
-        store.add(kept, lesson())
-        other.add(again, lesson())
-        other.add(numbered(2), lesson())
+        store.add(kept, labels())
+        other.add(again, labels())
+        other.add(numbered(2), labels())
         assert store.holds(again)
         assert not store.holds(numbered(2))
         assert store.merge(other) == 1
@@ -91,8 +91,8 @@ def test_the_same_grasp_with_other_predictions_is_kept_once(tmp_path):
 
 def test_a_session_is_part_of_the_name(tmp_path):
     with EpisodeStore(tmp_path / "s", write=True) as store:
-        named = store.add(replace(numbered(1), session="bag7"), lesson())
-        plain = store.add(numbered(2), lesson())
+        named = store.add(replace(numbered(1), session="bag7"), labels())
+        plain = store.add(numbered(2), labels())
         assert [(e.session, e.stamp) for e in store.entries()] == [("bag7", named.stamp), ("", plain.stamp)]
         assert store.read(named)[0].session == "bag7"
     for session in ("a-b", "../x", "x" * 33, "b\u00e4g"):
@@ -113,7 +113,7 @@ def test_an_episode_comes_back_as_it_was(tmp_path):
         grasp=replace(kept.grasp, stamps=stamps),
     )
     with EpisodeStore(tmp_path / "s", write=True) as store:
-        entry = store.add(kept, lesson())
+        entry = store.add(kept, labels())
     with EpisodeStore(tmp_path / "s") as store:
         (found,) = store.entries()
         assert found == entry
@@ -122,13 +122,13 @@ def test_an_episode_comes_back_as_it_was(tmp_path):
     same(kept, back)
     assert (taught.verdict, taught.cause, taught.reason) == (Verdict.CONFIRMED, Cause.AGREES, "because")
     for name in ("masks", "known", "unmoved", "to_after", "left", "appeared"):
-        np.testing.assert_array_equal(getattr(taught, name), getattr(lesson(), name))
+        np.testing.assert_array_equal(getattr(taught, name), getattr(labels(), name))
 
 
 def test_an_episode_of_an_older_store_is_read(tmp_path):
     with EpisodeStore(tmp_path, write=True) as store:
         kept = numbered(1)
-        entry = store.add(kept, lesson())
+        entry = store.add(kept, labels())
         record = json.loads((entry.folder / "episode.json").read_text())
         record["model_version"] = record["before"].pop("model_version")
         del record["after"]["model_version"], record["grasp"]["stamps"], record["session"]
@@ -139,7 +139,7 @@ def test_an_episode_of_an_older_store_is_read(tmp_path):
     same(kept, back)
 
 
-def test_an_episode_is_parsed_once_and_again_when_its_lesson_is_another(tmp_path, monkeypatch):
+def test_an_episode_is_parsed_once_and_again_when_its_labels_are_another(tmp_path, monkeypatch):
     parsed = []
 
     def counting(folder: Path) -> Verdict:
@@ -148,22 +148,22 @@ def test_an_episode_is_parsed_once_and_again_when_its_lesson_is_another(tmp_path
 
     monkeypatch.setattr("rise_perception.grasp_learning.capture.episode_store.read_verdict", counting)
     with EpisodeStore(tmp_path, write=True) as store:
-        entries = [store.add(numbered(number), lesson()) for number in range(3)]
+        entries = [store.add(numbered(number), labels()) for number in range(3)]
         reader = EpisodeStore(tmp_path)
         parsed.clear()
         assert [reader.entries() for _ in range(3)] == [entries] * 3
         assert sorted(parsed) == sorted(entry.id for entry in entries)
         parsed.clear()
-        store.relabel(entries[1], lesson(Verdict.MOVED))
+        store.relabel(entries[1], labels(Verdict.MOVED))
         store.remove(entries[0])
         assert [e.verdict for e in reader.entries()] == [Verdict.MOVED, Verdict.CONFIRMED]
         assert parsed == [entries[1].id]
 
 
-def test_an_rgb_episode_without_predictions_and_a_lesson_without_masks(tmp_path):
+def test_an_rgb_episode_without_predictions_and_labels_without_masks(tmp_path):
     bare = episode(picture(1, depth=False), picture(seed=1, depth=False))
     bare = replace(bare, before=replace(bare.before, instances=None))
-    empty = replace(lesson(Verdict.EMPTY), masks=np.zeros((0, *SHAPE), bool), unmoved=np.zeros(0, np.uint16))
+    empty = replace(labels(Verdict.EMPTY), masks=np.zeros((0, *SHAPE), bool), unmoved=np.zeros(0, np.uint16))
     with EpisodeStore(tmp_path, write=True) as store:
         store.add(bare, empty)
         ((_, back, taught),) = list(store)
@@ -175,41 +175,41 @@ def test_deep_scenes_keep_their_depth(tmp_path):
     deep = picture(1)
     deep = replace(deep, depth=deep.depth + np.float32(20))
     with EpisodeStore(tmp_path, write=True) as store:
-        store.add(episode(deep, replace(deep, stamp=deep.stamp + 1)), lesson())
+        store.add(episode(deep, replace(deep, stamp=deep.stamp + 1)), labels())
         ((_, back, _),) = list(store)
     np.testing.assert_allclose(back.before.frame.depth, deep.depth, atol=4e-4)
 
 
 def test_the_same_episode_is_stored_once(tmp_path):
     with EpisodeStore(tmp_path, write=True) as store:
-        assert store.add(numbered(0), lesson()) == store.add(numbered(0), lesson())
+        assert store.add(numbered(0), labels()) == store.add(numbered(0), labels())
         other = numbered(0)
         other = replace(other, before=replace(other.before, model_version="another"))
-        store.add(other, lesson())
+        store.add(other, labels())
         assert len(store.entries()) == 2
 
 
 def test_the_least_useful_go_first_and_of_these_the_oldest(tmp_path):
     order = (Verdict.CORRECTED, Verdict.CONFIRMED, Verdict.REJECTED, Verdict.CONFIRMED, Verdict.CORRECTED)
     with EpisodeStore(tmp_path, write=True) as store:
-        entries = [store.add(numbered(k), lesson(verdict)) for k, verdict in enumerate(order)]
+        entries = [store.add(numbered(k), labels(verdict)) for k, verdict in enumerate(order)]
         largest = max(entry.size for entry in entries)
         store.max_bytes = store.size() + largest // 8
         for number, gone in ((5, {2}), (6, {2, 1}), (7, {2, 1, 3}), (8, {2, 1, 3, 0})):
-            entries.append(store.add(numbered(number), lesson(Verdict.CORRECTED)))
+            entries.append(store.add(numbered(number), labels(Verdict.CORRECTED)))
             left = {entry.id for entry in store.entries()}
             assert {k for k, entry in enumerate(entries) if entry.id not in left} == gone
             assert store.size() <= store.max_bytes
         with pytest.raises(StoreFullError, match="more useful"):
-            store.add(numbered(9), lesson(Verdict.REJECTED))
+            store.add(numbered(9), labels(Verdict.REJECTED))
         assert {entry.id for entry in store.entries()} == left
     with pytest.raises(StoreFullError), EpisodeStore(tmp_path / "b", write=True, max_bytes=1000) as tiny:
-        tiny.add(numbered(0), lesson())
+        tiny.add(numbered(0), labels())
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing_half(tmp_path, monkeypatch):
     with EpisodeStore(tmp_path, write=True) as store:
-        store.add(numbered(0), lesson())
+        store.add(numbered(0), labels())
         written = []
 
         def full(path: Path, content: bytes) -> None:
@@ -221,16 +221,16 @@ def test_a_full_disk_is_reported_and_leaves_nothing_half(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(files, "_write", full)
             with pytest.raises(StoreFullError, match="the disk is full"):
-                store.add(numbered(1), lesson())
+                store.add(numbered(1), labels())
         assert len(list(store)) == 1
         assert not list(tmp_path.glob(".incoming*"))
-        store.add(numbered(1), lesson())
+        store.add(numbered(1), labels())
         store.min_free_bytes = 1 << 60
         written.clear()
         with monkeypatch.context() as patch:
             patch.setattr(files, "_write", full)
             with pytest.raises(StoreFullError, match="stay free"):
-                store.add(numbered(2), lesson())
+                store.add(numbered(2), labels())
         assert written == []  # the reserve is others'
         assert len(list(store)) == 2
 
@@ -238,9 +238,9 @@ def test_a_full_disk_is_reported_and_leaves_nothing_half(tmp_path, monkeypatch):
 def test_stores_are_merged_without_doubles(tmp_path):
     with EpisodeStore(tmp_path / "a", write=True) as a, EpisodeStore(tmp_path / "b", write=True) as b:
         for number in (0, 1):
-            a.add(numbered(number), lesson())
+            a.add(numbered(number), labels())
         for number in (1, 2):
-            b.add(numbered(number), lesson(Verdict.CORRECTED))
+            b.add(numbered(number), labels(Verdict.CORRECTED))
         b.entries()[1].folder.joinpath("before.png").write_bytes(b"damaged")
         assert a.merge(b) == 0
         assert len(b.damaged()) == 1
@@ -255,14 +255,14 @@ def test_stores_are_merged_without_doubles(tmp_path):
 
 def test_one_process_writes_and_others_read(tmp_path):
     with EpisodeStore(tmp_path, write=True) as store:
-        entry = store.add(numbered(0), lesson())
+        entry = store.add(numbered(0), labels())
         with pytest.raises(DataError, match="another process"):
             EpisodeStore(tmp_path, write=True)
         reader = EpisodeStore(tmp_path)
         assert len(list(reader)) == 1
         with pytest.raises(DataError, match="opened for reading"):
-            reader.add(numbered(1), lesson())
-        store.relabel(entry, lesson(Verdict.MOVED))
+            reader.add(numbered(1), labels())
+        store.relabel(entry, labels(Verdict.MOVED))
         assert reader.entries()[0].verdict == Verdict.MOVED
         store.remove(entry)
         assert reader.entries() == []
@@ -290,38 +290,38 @@ def rewrite(folder: Path, name: str, **changes: object) -> None:
             f, "episode.json", grasp={"grasp_id": "x", "target_id": 1, "outcome": 77, "stamp": 0}
         ),
         lambda f: rewrite(f, "episode.json", before=None),
-        lambda f: rewrite(f, "lesson.json", verdict="wonderful"),
-        lambda f: rewrite(f, "lesson.json", masks=["0123"]),
-        lambda f: rewrite(f, "lesson.json", masks=["\u00fc" * 40]),
-        lambda f: rewrite(f, "lesson.json", size=[1 << 30, 1 << 30]),
-        lambda f: rewrite(f, "lesson.json", size=[120, 161]),
-        lambda f: (f / "lesson.json").unlink(),
+        lambda f: rewrite(f, "labels.json", verdict="wonderful"),
+        lambda f: rewrite(f, "labels.json", masks=["0123"]),
+        lambda f: rewrite(f, "labels.json", masks=["\u00fc" * 40]),
+        lambda f: rewrite(f, "labels.json", size=[1 << 30, 1 << 30]),
+        lambda f: rewrite(f, "labels.json", size=[120, 161]),
+        lambda f: (f / "labels.json").unlink(),
     ],
 )
 def test_damaged_episodes_are_named_and_the_others_are_read(tmp_path, damage):
     with EpisodeStore(tmp_path, write=True) as store:
         for number in range(2):
-            store.add(numbered(number), lesson())
+            store.add(numbered(number), labels())
         broken = store.entries()[0]
         damage(broken.folder)
         assert [entry.stamp for entry, _, _ in store] == [store.entries()[-1].stamp]
         if broken.id in {entry.id for entry in store.entries()}:
             (said,) = store.damaged()
             assert broken.id in said
-        store.add(numbered(2), lesson())
+        store.add(numbered(2), labels())
         assert len(list(store)) == 2
 
 
 WRITER = """
 import sys, itertools
 sys.path.insert(0, {tests!r})
-from test_interaction_store import lesson, numbered
+from test_grasp_store import labels, numbered
 from rise_perception.grasp_learning.labelling.episode_labels import Verdict
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 store = EpisodeStore({root!r}, write=True, max_bytes=1_200_000, min_free_bytes=0)
 print("ready", flush=True)
 for number in itertools.count({start}):
-    store.add(numbered(number), lesson((Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.REJECTED)[number % 3]))
+    store.add(numbered(number), labels((Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.REJECTED)[number % 3]))
 """
 
 
@@ -345,6 +345,6 @@ def test_killed_at_any_moment_it_holds_whole_episodes_only(tmp_path):
     assert len(known) > len(reader.entries()), "never killed while it evicted"
     with EpisodeStore(root, write=True, max_bytes=1_200_000) as store:
         assert not [p for p in root.iterdir() if p.name.startswith((".incoming", ".trash"))]
-        store.add(numbered(99999), lesson(Verdict.CORRECTED))
+        store.add(numbered(99999), labels(Verdict.CORRECTED))
         assert store.size() <= store.max_bytes
     shutil.rmtree(root)

@@ -23,7 +23,7 @@ from rise_perception.inference.engines.onnx_export import export_graph, export_o
 from rise_perception.inference.engines.parity import FULL, Parity, ParityError, compare
 from rise_perception.inference.engines.precision import to_half
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.checkpoint import ModelCard, save_model
 from rise_perception.network.inputs import make_input
 from rise_perception.network.rise import RiseNetwork
@@ -163,7 +163,7 @@ def test_networks_without_a_static_graph_are_refused() -> None:
         ExportModule(torch.nn.Linear(2, 2), ExportSpec((64, 96), (64, 96)))
 
 
-def drawn(**changes: np.ndarray) -> Drawn:
+def drawn(**changes: np.ndarray) -> DecodedQueries:
     rng = np.random.default_rng(0)
     values = {
         "probability": np.array([0.9, 0.5], np.float32),
@@ -172,12 +172,12 @@ def drawn(**changes: np.ndarray) -> Drawn:
         "embeddings": rng.standard_normal((2, 4)).astype(np.float32),
         "masks": rng.standard_normal((2, 8, 8)).astype(np.float32),
     }
-    return Drawn(**(values | changes))
+    return DecodedQueries(**(values | changes))
 
 
 def test_parity_finds_instances_in_any_order_and_sees_every_difference() -> None:
     want = drawn()
-    swapped = Drawn(*(part[::-1] for part in want))
+    swapped = DecodedQueries(*(part[::-1] for part in want))
     assert compare([want], [swapped]).problems(FULL) == []
     for changes, problem in (
         ({"masks": -want.masks}, "found"),
@@ -190,7 +190,7 @@ def test_parity_finds_instances_in_any_order_and_sees_every_difference() -> None
     ):
         problems = compare([want], [drawn(**changes)]).problems(FULL)
         assert any(text.startswith(problem) for text in problems), (changes, problems)
-    nothing = Drawn(*(part[:0] for part in want))
+    nothing = DecodedQueries(*(part[:0] for part in want))
     assert compare([want], [nothing]).problems(FULL)
     assert Parity(float("nan"), 1.0, 0.0, 0.0, 1.0, 3).problems(FULL) == ["mask_iou nan (least allowed 0.99)"]
 

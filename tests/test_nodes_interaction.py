@@ -31,8 +31,8 @@ from rise_perception.core import resources
 from rise_perception.data import ros_images
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Outcome, Phase
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.nodes import interaction_node
 from rise_perception.nodes.messages import instance_array
 
@@ -136,7 +136,7 @@ class Cell:
         self.show(rest)
 
     def entry(self, grasp_id: str):
-        """Waits for the episode of a grasp; gives (entry, episode, lesson)."""
+        """Waits for the episode of a grasp; gives (entry, episode, episode_labels)."""
         return self.graph.wait(lambda: self.find(grasp_id), f"the episode of {grasp_id}", 40)
 
     def find(self, grasp_id: str):
@@ -159,9 +159,9 @@ def cell(tmp_path_factory) -> Iterator[Cell]:
 
 def test_a_grasp_becomes_an_episode_with_everything(cell):
     cell.grasp("first")
-    entry, episode, lesson = cell.entry("first")
-    assert entry.verdict == lesson.verdict == Verdict.CONFIRMED, lesson.reason
-    assert overlap(lesson.masks[0], label_map(1) == 1) > 0.9
+    entry, episode, episode_labels = cell.entry("first")
+    assert entry.verdict == episode_labels.verdict == Verdict.CONFIRMED, episode_labels.reason
+    assert overlap(episode_labels.masks[0], label_map(1) == 1) > 0.9
     assert episode.model_version == "model-1"
     assert episode.grasp.outcome == Outcome.SUCCESS
     assert episode.grasp.target_id == 1
@@ -254,9 +254,9 @@ def grip_and_release(cell: Cell) -> None:
 
 def test_a_gripper_alone_makes_an_episode(cell):
     grip_and_release(cell)
-    _, episode, lesson = cell.entry("gripper-")
+    _, episode, episode_labels = cell.entry("gripper-")
     assert episode.grasp.outcome == Outcome.UNKNOWN
-    assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
+    assert episode_labels.verdict == Verdict.CONFIRMED, episode_labels.reason
 
 
 class JointCell(Cell):
@@ -279,8 +279,8 @@ def test_a_joint_of_the_gripper_makes_an_episode(tmp_path):
     cell = JointCell(tmp_path, gripper_joint="finger")
     try:
         grip_and_release(cell)
-        _, episode, lesson = cell.entry("gripper-")
-        assert lesson.verdict == Verdict.CONFIRMED, lesson.reason
+        _, episode, episode_labels = cell.entry("gripper-")
+        assert episode_labels.verdict == Verdict.CONFIRMED, episode_labels.reason
         closed = int(episode.grasp.grasp_id.split("-")[1])
         assert episode.grasp.stamps == {Phase.CLOSED: closed}
         assert closed % (SECOND // 10) == 0  # the stamp of the reading
@@ -304,9 +304,9 @@ def test_robot_masks_are_kept_also_when_they_come_after_their_frames(cell, late)
             cell.say(GraspEvent.BEFORE, f"masked {late}")
             cell.items = (2, 3)
             cell.say(GraspEvent.AFTER, f"masked {late}", outcome=GraspEvent.SUCCESS)
-    _, episode, lesson = cell.entry(f"masked {late}")
+    _, episode, episode_labels = cell.entry(f"masked {late}")
     np.testing.assert_array_equal(episode.after.robot, robot > 0)
-    assert not lesson.known[robot > 0].any()
+    assert not episode_labels.known[robot > 0].any()
 
 
 def test_capturing_is_switched_off_and_on(cell):
@@ -400,11 +400,11 @@ class HostedCell(Cell):
 def test_a_call_is_answered_when_the_analysis_does_not_keep_up(tmp_path, monkeypatch):
     analyse = threading.Event()
 
-    def slow(episode: Episode) -> Lesson:
+    def slow(episode: Episode) -> EpisodeLabels:
         assert analyse.wait(100)
-        return learn_from(episode)
+        return label_episode(episode)
 
-    monkeypatch.setattr(interaction_node, "learn_from", slow)
+    monkeypatch.setattr(interaction_node, "label_episode", slow)
     monkeypatch.setattr(interaction_node, "WAITING_EPISODES", 1)
     cell = HostedCell(tmp_path)
     try:
@@ -429,7 +429,7 @@ def test_a_call_is_answered_when_the_analysis_does_not_keep_up(tmp_path, monkeyp
 
 def test_nothing_is_analysed_while_the_disk_is_full(tmp_path, monkeypatch):
     analysed: list[Episode] = []
-    monkeypatch.setattr(interaction_node, "learn_from", analysed.append)
+    monkeypatch.setattr(interaction_node, "label_episode", analysed.append)
     cell = HostedCell(tmp_path, min_free_mb=1 << 24)
     try:
         cell.grasp("no room")

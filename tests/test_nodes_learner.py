@@ -24,7 +24,7 @@ from tiny import tiny_config
 
 from rise_perception.core import resources
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
 from rise_perception.network.checkpoint import ModelCard, save_model
@@ -48,10 +48,10 @@ class Robot:
         self.episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
         for number in range(24):
             grasp = picking.make_grasp(number)
-            lesson = learn_from(grasp)
+            labels = label_episode(grasp)
             if dark:
                 grasp.before.frame.image[:] = 0
-            self.episodes.add(grasp, lesson)
+            self.episodes.add(grasp, labels)
         self.parameters = {
             "store": str(folder / "episodes"),
             "models": str(self.models),

@@ -20,7 +20,7 @@ from ros_graph import Graph
 from tiny import tiny_config
 
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.learner import MEMORY
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update_log import DIARY
@@ -45,7 +45,7 @@ class Restless(learner_node.LearnerNode):
         return learner_node.Job(ids)
 
 learner_node.LearnerNode = Restless
-learner.judge = lambda *measured: gate.Judgement(True, "whatever it is")
+learner.judge = lambda *measured: gate.GateDecision(True, "whatever it is")
 learner_node.LOOK_PERIOD = 0.01
 os.write(1, b"ready\n")
 for line in sys.stdin:
@@ -69,7 +69,7 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
     with EpisodeStore(tmp_path / "episodes", write=True, min_free_bytes=0) as store:
         for number in range(12):
             grasp = picking.make_grasp(number)
-            store.add(grasp, learn_from(grasp))
+            store.add(grasp, label_episode(grasp))
     return {
         "store": str(tmp_path / "episodes"),
         "models": str(tmp_path / "models"),

@@ -28,17 +28,17 @@ def test_a_robot_picks_what_the_masks_say_and_every_grasp_is_an_episode(tmp_path
     assert len(live.latencies) > 3 * 5
     assert live.while_learning() == []
     found = {
-        episode.grasp.grasp_id: (episode, lesson)
-        for _, episode, lesson in EpisodeStore(tmp_path / "run" / EPISODES)
+        episode.grasp.grasp_id: (episode, labels)
+        for _, episode, labels in EpisodeStore(tmp_path / "run" / EPISODES)
     }
     assert set(found) == {pick["grasp"] for pick in live.picks}
     for pick in live.picks:
-        episode, lesson = found[pick["grasp"]]
+        episode, labels = found[pick["grasp"]]
         assert episode.grasp.outcome == pick["outcome"]
         assert episode.model_version == pick["model_version"]
         assert episode.before.instances is not None
         assert episode.grasp.target_id in episode.before.instances.ids
-        assert (pick["taken"] > 0) == bool(lesson.left.any() or lesson.appeared.any())
+        assert (pick["taken"] > 0) == bool(labels.left.any() or labels.appeared.any())
         assert episode.before.frame.depth is not None
 
 
@@ -47,9 +47,9 @@ def test_what_a_model_does_not_see_is_tried_where_it_stands_bare(tmp_path: Path,
     cell = {"seed": 0, "picks": 1, "period": 0.0}
     (pick,) = run_live(tmp_path / "run", str(blind_model), "cpu", cell, None, "test").picks
     assert pick["success"]
-    ((_, episode, lesson),) = EpisodeStore(tmp_path / "run" / EPISODES)
+    ((_, episode, labels),) = EpisodeStore(tmp_path / "run" / EPISODES)
     assert episode.grasp.target_id == -1
-    assert lesson.cause == Cause.MISSED
+    assert labels.cause == Cause.MISSED
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_versions_change_between_two_frames_and_none_is_lost(tmp_path: Path, tin
     newer = add_version(store, 1e-4)
     store.promote(newer, base)
     graph, (image, _) = Graph(tmp_path), scene
-    parameters = {"model": str(tiny_model), "model_dir": str(store.root), "depth_topic": "", **RELIABLE}
+    parameters = {"model": str(tiny_model), "model_store": str(store.root), "depth_topic": "", **RELIABLE}
     try:
         process = graph.start("segmentation_node", parameters)
         instances = graph.listen(f"{NODE}/instances", InstanceArray)
@@ -103,7 +103,7 @@ def test_a_rollback_at_the_learner_reaches_the_segmentation_node(tmp_path: Path)
     robot = Robot(tmp_path)
     try:
         model = ModelStore(robot.models).serving().folder
-        parameters = {"model": str(model), "model_dir": str(robot.models), "depth_topic": "", **RELIABLE}
+        parameters = {"model": str(model), "model_store": str(robot.models), "depth_topic": "", **RELIABLE}
         version = robot.call(SnapshotModel, "snapshot_model", note="").version
         assert robot.call(RollbackModel, "rollback_model", version=version).success
         assert robot.call(Trigger, "reset").success
@@ -125,7 +125,12 @@ def test_a_learner_that_comes_later_says_what_serves_from_the_start(tmp_path: Pa
         robot.models.mkdir()  # as when both start at once
         network = build_network(tiny_config(**picking.NETWORK))
         save_model(tmp_path / "own", network, ModelCard("own", network.config, score_threshold=0.0))
-        own = {"model": str(tmp_path / "own"), "model_dir": str(robot.models), "depth_topic": "", **RELIABLE}
+        own = {
+            "model": str(tmp_path / "own"),
+            "model_store": str(robot.models),
+            "depth_topic": "",
+            **RELIABLE,
+        }
         robot.graph.start("segmentation_node", own)
         robot.graph.wait_for_diagnostics("serving model: own-")
         assert not [s for s in robot.graph.diagnostics if "can serve" in status_text(s)]

@@ -10,8 +10,8 @@ import pytest
 
 SHOW = """
 import os
-from rise_perception.nodes.spin import stand_back
-stand_back(7)
+from rise_perception.nodes.spin import lower_priority
+lower_priority(7)
 print(os.nice(0))
 print(open("/proc/self/autogroup").read())
 """
@@ -38,7 +38,7 @@ def test_a_session_of_its_own_stands_back_as_a_whole_and_others_are_left_alone(a
 
 
 def test_a_process_stands_back_on_any_kernel() -> None:
-    command = "from rise_perception.nodes.spin import stand_back; import os; stand_back(7); print(os.nice(0))"
+    command = "import os; from rise_perception.nodes import spin; spin.lower_priority(7); print(os.nice(0))"
     for alone in (True, False):
         told = subprocess.run(
             [sys.executable, "-c", command],

@@ -276,7 +276,7 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(graph):
 def test_without_a_model_folder_nothing_is_reloaded(graph):
     answer = graph.call(ReloadModel, f"{NODE}/reload_model", ReloadModel.Request(version="tiny_rgb"))
     assert not answer.success
-    assert "model_dir" in answer.message
+    assert "model_store" in answer.message
     assert answer.version.startswith("tiny_rgb-")
 
 

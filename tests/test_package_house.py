@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import itertools
 import os
@@ -16,6 +17,7 @@ import pytest
 import yaml
 
 import rise_perception
+from rise_perception import ROOMS
 from rise_perception.core import resources
 from rise_perception.core.errors import RiseError
 
@@ -66,10 +68,31 @@ def test_every_message_is_built_and_every_link_leads_home():
     assert (ROOT / "ros2_ws/src/rise_perception").resolve() == ROOT
 
 
-def test_no_source_file_is_longer_than_400_lines():
+def test_every_arrow_between_rooms_goes_down():
+    upward = []
+    for path in sorted((ROOT / "rise_perception").rglob("*.py")):
+        parts = path.relative_to(ROOT / "rise_perception").parts
+        if len(parts) == 1:
+            continue  # the package itself
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                room = name.partition("rise_perception.")[2].split(".")[0]
+                if room and ROOMS.index(room) > ROOMS.index(parts[0]):
+                    upward.append(f"{path.relative_to(ROOT)}:{node.lineno} imports {name}")
+    assert not upward
+
+
+def test_every_room_has_its_place_in_the_order():
+    folders = {p.name for p in (ROOT / "rise_perception").iterdir() if (p / "__init__.py").is_file()}
+    assert folders == set(ROOMS)
+
+
+def test_no_source_file_is_longer_than_500_lines():
     sources = [*ROOT.glob("rise_perception/**/*.py"), *ROOT.glob("tools/*.py")]
     assert len(sources) > 40
-    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 400}
+    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 500}
     assert not long
 
 
@@ -102,12 +125,13 @@ def test_resources_come_from_the_checkout_and_unknown_ones_are_named():
 
 def test_resources_of_an_installation_are_found_below_its_prefix(tmp_path):
     package = tmp_path / "site/rise_perception"
-    package.mkdir(parents=True)
-    for name in ("__init__.py", "resources.py", "errors.py"):
-        shutil.copy(ROOT / "rise_perception" / name, package)
+    (package / "core").mkdir(parents=True)
+    for name in ("__init__.py", "core/__init__.py", "core/resources.py", "core/errors.py"):
+        shutil.copy(ROOT / "rise_perception" / name, package / name)
     config = tmp_path / "prefix/share/rise_perception/config"
     config.mkdir(parents=True)
     code = """
+from rise_perception import ROOMS
 from rise_perception.core import resources
 print(resources.find("config"))
 try:
@@ -184,7 +208,7 @@ def test_the_learners_versions_serve_where_it_is_started(learner):
             else:
                 entity.execute(context)
     expected = "/data/my models" if learner == "true" else ""
-    assert started["segmentation_node"]["model_dir"] == expected
+    assert started["segmentation_node"]["model_store"] == expected
     assert ("learner_node" in started) == (learner == "true")
     if learner == "true":
         assert started["learner_node"]["models"] == expected

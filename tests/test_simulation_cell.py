@@ -14,7 +14,7 @@ from rise_perception.data.coco import CocoDataset
 from rise_perception.simulation import parts, shapes
 from rise_perception.simulation.cell import CODE, Cell, CellSettings
 from rise_perception.simulation.items import RECIPES_PER_SPLIT
-from rise_perception.simulation.picker import LEAST_ROOM, Aim, Picker, middle
+from rise_perception.simulation.picker import MIN_ROOM, Aim, Picker, middle
 from rise_perception.simulation.recording import LEVELS, write_cell
 from rise_perception.simulation.render import Renderer
 from rise_perception.simulation.sequence import DOUBLE, EMPTY, SUCCESS
@@ -175,5 +175,5 @@ def test_the_middle_of_a_ring_lies_on_the_ring() -> None:
     away = np.hypot(rows - 30, columns - 40)
     x, y, room = middle((away < 25) & (away > 13))
     assert 13 < np.hypot(y - 30, x - 40) < 25
-    assert room >= LEAST_ROOM
+    assert room >= MIN_ROOM
     assert middle(np.zeros((60, 80), bool))[2] == 0

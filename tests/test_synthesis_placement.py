@@ -11,7 +11,7 @@ from sequences import L_SHAPE, blank, maker
 from tiny_data import bank_of, cut_out, labelled, rectangles
 
 from rise_perception.synthesis.compositing import Layer, visible_masks
-from rise_perception.synthesis.placement import MOST_HIDDEN, hides_too_much, place
+from rise_perception.synthesis.placement import MAX_HIDDEN, hides_too_much, place
 from rise_perception.training import sequence
 from rise_perception.training.sequence import FIRST_PASTED
 
@@ -102,6 +102,6 @@ def test_no_object_is_hidden_by_more_than_85_percent(changes: dict[str, float]) 
         for layers in (before, after):
             shown = visible_masks(base.masks, layers).sum((1, 2))
             full = np.array([m.sum() for m in base.masks] + [layer.cut.mask.sum() for layer in layers])
-            assert (shown >= (1 - MOST_HIDDEN) * full - 1e-9).all()
+            assert (shown >= (1 - MAX_HIDDEN) * full - 1e-9).all()
             crowded += int((shown < 0.5 * full).any())
     assert crowded > 12  # they do hide each other

@@ -21,8 +21,8 @@ from rise_perception.training.batches import (
     Scenes,
     SeededOrder,
     collate,
+    downscale,
     make_targets,
-    shrunk,
     to_network,
     training_loader,
 )
@@ -83,7 +83,7 @@ def test_objects_that_vanish_at_the_networks_scale_are_dropped() -> None:
 
 def test_large_images_are_shrunk_with_all_their_layers() -> None:
     sample = two(640, 480)
-    got = shrunk(sample, (64, 96))
+    got = downscale(sample, (64, 96))
     assert got.image.shape == (64, 48, 3)
     assert got.depth is not None
     assert got.masks.shape == (2, 64, 48)
@@ -92,9 +92,9 @@ def test_large_images_are_shrunk_with_all_their_layers() -> None:
         assert (got.depth[mask] == 1.0 + index).all()
         assert np.median(got.image[mask]) == 50 + 50 * index
     assert got.ids.tolist() == sample.ids.tolist()
-    assert shrunk(got, (64, 96)) is got
+    assert downscale(got, (64, 96)) is got
     bare = LabelledImage.unlabelled("x", sample.image, None)
-    assert shrunk(bare, (64, 96)).masks.shape == (0, 64, 48)
+    assert downscale(bare, (64, 96)).masks.shape == (0, 64, 48)
 
 
 def of(sample: LabelledImage, is_labelled: bool = True) -> Scene:

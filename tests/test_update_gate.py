@@ -12,37 +12,40 @@ from squares import SIZE, instances_of, square
 from tiny_data import write_data
 
 from rise_perception.core.errors import ConfigError
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
-from rise_perception.grasp_learning.labelling.label_propagation import Sighting
-from rise_perception.grasp_learning.update.gate import GateConfig, Measured, judge, measure, qualities
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
+from rise_perception.grasp_learning.labelling.label_propagation import ItemMask
+from rise_perception.grasp_learning.update.gate import (
+    GateConfig,
+    Measured,
+    gate_candidate,
+    measure,
+    qualities,
+)
 
 GATE = GateConfig(max_anchor_drop=0.02, min_gain=0.05, certainty=1.0, min_heldout=4)
 
 
 def judged(anchors: tuple[float, float], before: list[float], after: list[float]) -> tuple[bool, str]:
     serving = Measured(anchors[0], 0.6, np.array(before))
-    result = judge(serving, Measured(anchors[1], 0.5, np.array(after)), GATE)
+    result = gate_candidate(serving, Measured(anchors[1], 0.5, np.array(after)), GATE)
     return result.accepted, result.reason
 
 
 def test_a_candidate_that_gains_and_keeps_the_anchors_passes_with_its_figures() -> None:
     accepted, reason = judged((0.70, 0.69), [0.2, 0.4, 0.3, 0.5], [0.6, 0.7, 0.8, 0.7])
     assert accepted
-    assert (
-        reason
-        == "anchors AP 0.700 -> 0.690, held-out quality 0.350 -> 0.700 over 4 items, give or take 0.065"
-    )
+    assert reason == "anchors AP 0.700 -> 0.690, held-out quality 0.350 -> 0.700 over 4 items, ± 0.065"
 
 
 def test_what_is_bolder_on_the_anchors_as_well_has_to_win_more() -> None:
     before, after = np.array([0.40, 0.42, 0.38, 0.40]), np.array([0.48, 0.50, 0.46, 0.48])
     serving = Measured(0.7, 0.5, before)
-    assert judge(serving, Measured(0.7, 0.5, after), GATE).accepted
-    assert judge(serving, Measured(0.7, 0.4, after), GATE).accepted  # more timid than it needs to be
-    refused = judge(serving, Measured(0.7, 0.6, after), GATE)
+    assert gate_candidate(serving, Measured(0.7, 0.5, after), GATE).accepted
+    assert gate_candidate(serving, Measured(0.7, 0.4, after), GATE).accepted  # more timid than it needs to be
+    refused = gate_candidate(serving, Measured(0.7, 0.6, after), GATE)
     assert not refused.accepted
     assert "held-out quality 0.400 -> 0.400 over 4 items" in refused.reason
-    assert not judge(Measured(0.0, 0.0, before), Measured(0.0, 0.1, after), GATE).accepted
+    assert not gate_candidate(Measured(0.0, 0.0, before), Measured(0.0, 0.1, after), GATE).accepted
 
 
 @pytest.mark.parametrize(
@@ -68,7 +71,7 @@ def test_what_does_not_pass(
 def test_the_limit_itself_passes() -> None:
     gate = GateConfig(max_anchor_drop=0.25, min_gain=0.25, min_heldout=2)
     before, after = np.array([0.25, 0.5]), np.array([0.5, 0.75])
-    assert judge(Measured(0.75, 0.5, before), Measured(0.5, 0.5, after), gate).accepted
+    assert gate_candidate(Measured(0.75, 0.5, before), Measured(0.5, 0.5, after), gate).accepted
 
 
 @pytest.mark.parametrize(
@@ -82,9 +85,9 @@ def test_a_gate_that_lets_everything_through_is_refused(values: dict[str, float]
 def test_many_updates_together_lose_no_more_than_one_may() -> None:
     before, after = np.array([0.2, 0.4, 0.3, 0.5]), np.array([0.6, 0.7, 0.8, 0.7])
     serving, candidate = Measured(0.695, 0.5, before), Measured(0.678, 0.5, after)
-    assert judge(serving, candidate, GATE).accepted
-    assert judge(serving, candidate, GATE, 0.697).accepted
-    refused = judge(serving, candidate, GATE, 0.70)
+    assert gate_candidate(serving, candidate, GATE).accepted
+    assert gate_candidate(serving, candidate, GATE, 0.697).accepted
+    refused = gate_candidate(serving, candidate, GATE, 0.70)
     assert not refused.accepted
     assert "below 0.700" in refused.reason
 
@@ -113,16 +116,16 @@ def test_models_are_measured_on_the_same_labels(
     data.write_text(content.replace('"categories": [', '"categories": [{"id": 9, "name": "container"}, '))
     flat = episode(picture(1, 2, 3, depth=False), picture(2, 3, seed=1, depth=False))
     deep = episode(picture(1, 2, 3), picture(2, 3, seed=1))
-    lessons = []
+    episode_labels = []
     for number, e in enumerate((flat, deep)):
-        (mask,) = learn_from(e).masks
-        lessons.append((e, [Sighting.of(f"item {number}", mask)]))
-    colour = measure(tiny_model, data, lessons)
-    depth = measure(tiny_depth_model, data, lessons)
+        (mask,) = label_episode(e).masks
+        episode_labels.append((e, [ItemMask.of(f"item {number}", mask)]))
+    colour = measure(tiny_model, data, episode_labels)
+    depth = measure(tiny_depth_model, data, episode_labels)
     assert len(colour.heldout) == len(depth.heldout) == 2
     # One item in two frames is one witness, with the mean of both.
-    (image, (sighting,)), (other, _) = lessons
-    twice = measure(tiny_depth_model, data, [(image, [sighting]), (other, [sighting])])
+    (image, (item,)), (other, _) = episode_labels
+    twice = measure(tiny_depth_model, data, [(image, [item]), (other, [item])])
     assert twice.heldout.tolist() == pytest.approx([depth.heldout.mean()])
     assert depth.heldout[0] == 0.0
     assert 0 <= colour.anchor_ap <= 1

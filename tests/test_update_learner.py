@@ -16,10 +16,10 @@ from rise_perception.core.errors import ConfigError, DataError, ModelError
 from rise_perception.core.frame import Frame
 from rise_perception.grasp_learning.capture.episode import Episode, Outcome
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update import learner as learner_room
-from rise_perception.grasp_learning.update.gate import GateConfig, Judgement, Measured
+from rise_perception.grasp_learning.update.gate import GateConfig, GateDecision, Measured
 from rise_perception.grasp_learning.update.learner import (
     MEMORY,
     LearnerConfig,
@@ -33,7 +33,7 @@ from rise_perception.grasp_learning.update.update import Progress, Stopped, Upda
 from rise_perception.grasp_learning.update.update_log import read_history
 from rise_perception.network.checkpoint import file_checksum, load_model
 
-Alter = Callable[[Episode, Lesson], tuple[Episode, Lesson]]
+Alter = Callable[[Episode, EpisodeLabels], tuple[Episode, EpisodeLabels]]
 GATE = GateConfig(max_anchor_drop=0.05, min_gain=0.05)
 UPDATE = UpdateConfig(
     iterations=100, batch=2, episode_batch=2, learning_rate=2e-3, average=0.9, objects=2, augmentation=1.0
@@ -57,7 +57,7 @@ class Cell:
             with EpisodeStore(source, write=True, min_free_bytes=0) as store:
                 for number in range(grasps):
                     grasp = picking.make_grasp(number)
-                    store.add(*(alter or (lambda *pair: pair))(grasp, learn_from(grasp)))
+                    store.add(*(alter or (lambda *pair: pair))(grasp, label_episode(grasp)))
         if not alter:
             shutil.copytree(source, folder / "episodes")
         episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
@@ -90,7 +90,7 @@ def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_p
     assert learner.is_due()
     said: list[Progress] = []
     update = learner.update(report=said.append)
-    assert update.promoted, update.judgement.reason
+    assert update.promoted, update.decision.reason
     assert update.candidate.heldout_mean > update.serving.heldout_mean + 0.1
     assert update.candidate.anchor_ap > update.serving.anchor_ap - GATE.max_anchor_drop
     assert [p.stage for p in said[:2] + said[-1:]] == ["loading", "training", "validating"]
@@ -115,32 +115,32 @@ def test_good_grasps_end_in_a_promotion_that_can_be_taken_back(cell: Cell, tmp_p
     assert learner.survey().new == 30
 
 
-def shuffled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+def shuffled(grasp: Episode, labels: EpisodeLabels) -> tuple[Episode, EpisodeLabels]:
     """The label of another scene."""
-    other = learn_from(picking.make_grasp(1000 + grasp.grasp.stamp // 10**9))
-    return grasp, replace(lesson, masks=other.masks, verdict=Verdict.CORRECTED)
+    other = label_episode(picking.make_grasp(1000 + grasp.grasp.stamp // 10**9))
+    return grasp, replace(labels, masks=other.masks, verdict=Verdict.CORRECTED)
 
 
-def blackened(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+def blackened(grasp: Episode, labels: EpisodeLabels) -> tuple[Episode, EpisodeLabels]:
     """A covered camera, with a label all the same."""
 
     def black(frame: Frame) -> Frame:
         return replace(frame, image=np.zeros_like(frame.image))
 
     before, after = (replace(side, frame=black(side.frame)) for side in (grasp.before, grasp.after))
-    return replace(grasp, before=before, after=after), replace(lesson, verdict=Verdict.CORRECTED)
+    return replace(grasp, before=before, after=after), replace(labels, verdict=Verdict.CORRECTED)
 
 
-def darkened(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+def darkened(grasp: Episode, labels: EpisodeLabels) -> tuple[Episode, EpisodeLabels]:
     """So dark that it teaches nothing, but with some noise, so that it passes for a picture."""
-    dark, lesson = blackened(grasp, lesson)
+    dark, labels = blackened(grasp, labels)
     rng = np.random.default_rng(grasp.grasp.stamp)
     noise = rng.integers(0, 40, dark.before.frame.image.shape).astype(np.uint8)
     sides = (replace(s, frame=replace(s.frame, image=noise)) for s in (dark.before, dark.after))
-    return replace(dark, **dict(zip(("before", "after"), sides, strict=True))), lesson
+    return replace(dark, **dict(zip(("before", "after"), sides, strict=True))), labels
 
 
-def fooled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
+def fooled(grasp: Episode, labels: EpisodeLabels) -> tuple[Episode, EpisodeLabels]:
     """Success is reported, nothing was taken, and the analysis believed it: the label is bare ground."""
     number = grasp.grasp.stamp // 10**10 - 1
     lie = picking.make_grasp(number, gone=False, outcome=Outcome.SUCCESS)
@@ -151,7 +151,7 @@ def fooled(grasp: Episode, lesson: Lesson) -> tuple[Episode, Lesson]:
         mask = np.zeros((1, *bare.shape), bool)
         mask[0, y : y + 16, x : x + 20] = True
         if bare[mask[0]].mean() > 0.9:
-            return lie, replace(lesson, masks=mask, verdict=Verdict.CORRECTED)
+            return lie, replace(labels, masks=mask, verdict=Verdict.CORRECTED)
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_training_on_poison_ends_in_a_rejected_candidate(cell: Cell, tmp_path: P
     base = learner.models.serving().version
     update = learner.update(iterations=25)
     assert not update.promoted
-    assert not update.judgement.accepted
+    assert not update.decision.accepted
     assert learner.models.serving().version == base
     assert [m.version for m in learner.models.versions()] == [base]  # a rejected candidate leaves no version
     assert learner.memory.rejected == 1
@@ -184,9 +184,9 @@ def test_lying_success_flags_leave_nothing_to_learn(untrained: Cell, tmp_path: P
     learner = untrained.learner(tmp_path)
     for number in range(30):
         grasp = picking.make_grasp(number, gone=False, outcome=Outcome.SUCCESS)
-        lesson = learn_from(grasp)
-        assert lesson.cause == Cause.NOTHING_CHANGED
-        learner.episodes.add(grasp, lesson)
+        labels = label_episode(grasp)
+        assert labels.cause == Cause.NOTHING_CHANGED
+        learner.episodes.add(grasp, labels)
     assert (learner.survey().total, learner.survey().usable) == (30, 0)
     assert not learner.is_due()
     with pytest.raises(DataError, match="held-out"):
@@ -199,7 +199,7 @@ def test_a_candidate_that_must_not_serve_is_measured_and_kept(
 ) -> None:
     learner = untrained.learner(tmp_path, 24)
     monkeypatch.setattr(
-        "rise_perception.grasp_learning.update.learner.judge", lambda *_: Judgement(True, "good")
+        "rise_perception.grasp_learning.update.learner.gate_candidate", lambda *_: GateDecision(True, "good")
     )
     update = learner.update(iterations=1, promote=False)
     assert not update.promoted
@@ -227,11 +227,11 @@ def test_an_update_that_is_stopped_in_the_end_does_not_serve(
     learner = untrained.learner(tmp_path, 24)
     stop = Event()
 
-    def verdict(*_: object) -> Judgement:
+    def verdict(*_: object) -> GateDecision:
         stop.set()
-        return Judgement(True, "good")
+        return GateDecision(True, "good")
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
     with pytest.raises(Stopped):
         learner.update(iterations=1, stop=stop)
     assert learner.models.current().database_version == 1
@@ -247,11 +247,11 @@ def test_other_anchors_under_the_same_name_are_another_measure(
     learner.config = replace(learner.config, heldout_anchors=str(anchors))
     told = []
 
-    def verdict(serving: Measured, candidate: Measured, gate: GateConfig, best: float) -> Judgement:
+    def verdict(serving: Measured, candidate: Measured, gate: GateConfig, best: float) -> GateDecision:
         told.append(best - serving.anchor_ap)
-        return Judgement(True, "good")
+        return GateDecision(True, "good")
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
     real = learner_room.measure
     aps = iter([0.5, 0.4, 0.4, 0.3, 0.3, 0.3])
     monkeypatch.setattr(learner_room, "measure", lambda *given: replace(real(*given), anchor_ap=next(aps)))
@@ -276,7 +276,7 @@ def test_a_loss_that_runs_away_is_a_rejected_candidate(untrained: Cell, tmp_path
     learner = untrained.learner(tmp_path, 24)
     learner.config = replace(learner.config, update=replace(UPDATE, learning_rate=float("inf"), iterations=3))
     update = learner.update()
-    assert "the training failed: the loss is" in update.judgement.reason
+    assert "the training failed: the loss is" in update.decision.reason
     assert (learner.memory.rejected, learner.survey().new) == (1, 0)
 
 
@@ -291,11 +291,11 @@ def test_a_rollback_meanwhile_keeps_the_candidate_from_serving(
 
     monkeypatch.setattr(learner.models, "promote", promote)
     monkeypatch.setattr(
-        "rise_perception.grasp_learning.update.learner.judge", lambda *_: Judgement(True, "good")
+        "rise_perception.grasp_learning.update.learner.gate_candidate", lambda *_: GateDecision(True, "good")
     )
     update = learner.update(iterations=1)
     assert not update.promoted
-    assert "another serves by now" in update.judgement.reason
+    assert "another serves by now" in update.decision.reason
 
 
 @pytest.mark.parametrize("passes", [1, 2, 3, None])
@@ -305,11 +305,11 @@ def test_a_candidate_that_forgets_anchors_is_drawn_back_until_it_passes(
     learner = untrained.learner(tmp_path, 24)
     asked = []
 
-    def verdict(*_: object) -> Judgement:
+    def verdict(*_: object) -> GateDecision:
         asked.append(1)
-        return Judgement(True, "good") if len(asked) == passes else Judgement(False, "forgets", True)
+        return GateDecision(True, "good") if len(asked) == passes else GateDecision(False, "forgets", True)
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.judge", verdict)
+    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
     update = learner.update(iterations=2)
     assert update.promoted == (passes is not None)
     assert len(asked) == (passes or 3)  # and then it gives up
@@ -333,9 +333,9 @@ def test_chosen_episodes_have_to_be_there(untrained: Cell, tmp_path: Path) -> No
     learner = untrained.learner(tmp_path, 24)
     with pytest.raises(DataError, match="'nothing' is not stored"):
         learner.update(ids=["nothing"])
-    judges = [e.id for e in learner.episodes.entries() if is_held_out(e, 0.25, 40.0)]
+    validation = [e.id for e in learner.episodes.entries() if is_held_out(e, 0.25, 40.0)]
     with pytest.raises(DataError, match="held out to judge"):
-        learner.update(ids=judges[:1])
+        learner.update(ids=validation[:1])
 
 
 def at(seconds: float, session: str = "") -> Entry:
@@ -352,7 +352,7 @@ def test_grasps_that_follow_each_other_are_on_one_side_and_never_change_it() -> 
     assert all(now for now, before in zip(more, judging, strict=True) if before)
 
 
-def test_short_recordings_stay_together_and_a_share_of_them_judges() -> None:
+def test_short_recordings_stay_together_and_a_share_of_them_validates() -> None:
     """All start at the same time, as simulated ones do."""
     sides = []
     for number in range(400):
@@ -388,8 +388,8 @@ def test_replay_prefers_corrections_and_is_drawn_without_replacement() -> None:
     [
         {"anchors": ()},
         {"heldout_anchors": ""},
-        {"new_share": 0.0},
-        {"heldout_share": 1.0},
+        {"new_fraction": 0.0},
+        {"heldout_fraction": 1.0},
         {"min_new": 0},
         {"most_new": 0},
         {"heldout_cycle": 0.0},

@@ -245,7 +245,7 @@ def keep_writing(root: str, seed: int) -> None:
 NURSERY = r"""
 import os, sys
 sys.path.insert(0, sys.argv[2])
-from test_online_model_store import keep_writing
+from test_update_model_store import keep_writing
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

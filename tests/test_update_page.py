@@ -10,9 +10,9 @@ from grasping import episode, label_map, picture
 from rise_perception.evaluation.report import write_report
 from rise_perception.grasp_learning.capture.episode import Outcome
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.model_store import ModelStore
-from rise_perception.grasp_learning.update.page import lessons_section, updates_section, versions_section
+from rise_perception.grasp_learning.update.page import labels_section, updates_section, versions_section
 from rise_perception.grasp_learning.update.update_log import DIARY, LONGEST, read_history, write_down
 
 
@@ -30,12 +30,12 @@ def store(tmp_path: Path) -> EpisodeStore:
     ]
     opened = EpisodeStore(tmp_path / "episodes", write=True, min_free_bytes=0)
     for case in cases:
-        opened.add(case, learn_from(case))
+        opened.add(case, label_episode(case))
     return opened
 
 
 def test_corrections_come_first_and_every_verdict_is_counted(store: EpisodeStore) -> None:
-    section = lessons_section(store)
+    section = labels_section(store)
     captions = [p.caption for p in section.pictures]
     assert captions[0].startswith("Corrected: an item left that was not predicted. The model had overlooked")
     assert captions[1].startswith("Corrected: ")
@@ -43,19 +43,19 @@ def test_corrections_come_first_and_every_verdict_is_counted(store: EpisodeStore
     assert [c.split(":")[0] for c in captions[2:]] == ["Confirmed", "Confirmed", "Rejected"]
     assert captions[4].endswith("although success was reported. Nothing is learned from it.")
     assert [int(count) for _, count in section.tables[0].rows] == [1, 1, 2, 1]
-    assert len(lessons_section(store, most=2).pictures) == 2
+    assert len(labels_section(store, most=2).pictures) == 2
 
 
 def test_a_verdict_without_a_label_says_so_and_damage_is_left_out(store: EpisodeStore) -> None:
     dropped = episode(
         picture(1, 2, 3, seed=10), picture(1, 2, 3, seed=11, moved=(20, 30)), label_map(), Outcome.DROPPED
     )
-    lesson = learn_from(dropped)
-    store.add(dropped, lesson)
+    labels = label_episode(dropped)
+    store.add(dropped, labels)
     for entry in store.entries()[1:4]:
         (entry.folder / "before.png").write_bytes(b"x")
-    captions = [p.caption for p in lessons_section(store).pictures]
-    assert captions[0] == f"Moved: {lesson.reason}. No prediction agrees, so that there is no label in it."
+    captions = [p.caption for p in labels_section(store).pictures]
+    assert captions[0] == f"Moved: {labels.reason}. No prediction agrees, so that there is no label in it."
     assert [c.split(":")[0] for c in captions[1:]] == ["Confirmed", "Rejected"]
 
 
@@ -76,7 +76,7 @@ def test_updates_and_versions_are_tables(tmp_path: Path, tiny_model: Path) -> No
 
 
 def test_the_page_is_one_file(store: EpisodeStore, tmp_path: Path) -> None:
-    write_report(tmp_path / "page.html", "Lessons", "rise learn", [lessons_section(store)])
+    write_report(tmp_path / "page.html", "Lessons", "rise learn", [labels_section(store)])
     text = (tmp_path / "page.html").read_text()
     assert text.count("data:image/jpeg") == 5
     assert "http" not in text

@@ -18,7 +18,7 @@ from benchmarks.grasp_trials import overlap
 from rise_perception.core.errors import ConfigError
 from rise_perception.core.frame import Frame
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.label_propagation import known_items
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.scenes import (
@@ -27,7 +27,7 @@ from rise_perception.grasp_learning.update.scenes import (
     EpisodeImages,
     EpisodeScenes,
     is_certain,
-    objection,
+    rejection_reason,
 )
 from rise_perception.grasp_learning.update.update import (
     SILENT,
@@ -35,7 +35,7 @@ from rise_perception.grasp_learning.update.update import (
     Progress,
     Stopped,
     UpdateConfig,
-    draw_back,
+    interpolate_weights,
     is_judged,
     share_on,
     train_candidate,
@@ -60,7 +60,7 @@ def episodes(tmp_path: Path) -> EpisodeStore:
     store = EpisodeStore(tmp_path / "episodes", write=True, min_free_bytes=0)
     for seed in (1, 3, 5):
         grasp = episode(picture(1, 2, 3, seed=seed), picture(2, 3, seed=seed + 1))
-        store.add(grasp, learn_from(grasp))
+        store.add(grasp, label_episode(grasp))
     return store
 
 
@@ -106,7 +106,7 @@ def test_what_later_grasps_took_is_known_in_both_frames_and_judged_no_more_as_a_
     store = EpisodeStore(tmp_path / "chain", write=True, min_free_bytes=0)
     for seed, here, there in ((1, (1, 2, 3), (2, 3)), (3, (2, 3), (3,))):
         grasp = episode(picture(*here, seed=seed), picture(*there, seed=seed + 1), target=here[0])
-        store.add(grasp, learn_from(grasp))
+        store.add(grasp, label_episode(grasp))
     entries = store.entries()
     images = EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
     before, after, alone = images[0], images.after(0), images[1]
@@ -120,9 +120,9 @@ def test_what_later_grasps_took_is_known_in_both_frames_and_judged_no_more_as_a_
 
 def test_masks_follow_a_camera_that_moved(tmp_path: Path, episodes: EpisodeStore) -> None:
     grasp = episode(picture(1, 2, 3, seed=9), picture(2, 3, seed=10))
-    lesson = replace(learn_from(grasp), to_after=np.array([[1.0, 0, 7], [0, 1, -4]]))
+    labels = replace(label_episode(grasp), to_after=np.array([[1.0, 0, 7], [0, 1, -4]]))
     store = EpisodeStore(tmp_path / "other", write=True, min_free_bytes=0)
-    entries = [store.add(grasp, lesson)]
+    entries = [store.add(grasp, labels)]
     images = EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
     before, after = images[0], images.after(0)
     assert np.array_equal(np.roll(before.masks[1], (-4, 7), (0, 1)), after.masks[0])
@@ -144,19 +144,19 @@ def test_the_bank_holds_labels_of_episodes_and_no_mere_predictions(
 @pytest.mark.parametrize("case", ["no label", "small", "blank", "depth"])
 def test_what_is_not_learned_from(case: str) -> None:
     grasp = episode(picture(1, 2, 3), picture(2, 3, seed=1))
-    lesson = learn_from(grasp)
-    assert objection(grasp, lesson, with_depth=True) == ""
+    labels = label_episode(grasp)
+    assert rejection_reason(grasp, labels, with_depth=True) == ""
     if case == "no label":
-        lesson = replace(lesson, masks=lesson.masks[:0])
+        labels = replace(labels, masks=labels.masks[:0])
     elif case == "small":
-        lesson = replace(lesson, masks=np.zeros((1, HEIGHT, WIDTH), bool))
+        labels = replace(labels, masks=np.zeros((1, HEIGHT, WIDTH), bool))
     elif case == "blank":
         black = Frame(np.zeros((HEIGHT, WIDTH, 3), np.uint8), None, None, grasp.after.frame.stamp)
         grasp = replace(grasp, after=replace(grasp.after, frame=black))
     else:
         frame = replace(grasp.before.frame, depth=None)
         grasp = replace(grasp, before=replace(grasp.before, frame=frame))
-    assert case in objection(grasp, lesson, with_depth=True)
+    assert case in rejection_reason(grasp, labels, with_depth=True)
 
 
 def test_queries_on_known_objects_are_judged_and_no_others() -> None:
@@ -214,7 +214,7 @@ def with_robot(folder: Path) -> EpisodeImages:
     ]
     first = replace(grasps[0], before=replace(grasps[0].before, robot=robot))
     for grasp in (first, grasps[1]):
-        store.add(grasp, learn_from(grasp))
+        store.add(grasp, label_episode(grasp))
     entries = store.entries()
     return EpisodeImages(store, entries, tiny_config(**CLASSES), known_items(store, entries))
 
@@ -372,7 +372,7 @@ def test_a_candidate_is_drawn_back_on_the_straight_way_to_its_parent(
             tensor.add_(1.0)
     place = tmp_path / "place"
     trained = save_model(place, network, card)
-    drawn = draw_back(place, serving, 0.25)
+    drawn = interpolate_weights(place, serving, 0.25)
     assert drawn.checksum not in (trained.checksum, serving.card.checksum)
     assert drawn.data.endswith("25% of the way")
     state = load_model(place)[0].state_dict()

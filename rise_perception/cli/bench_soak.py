@@ -17,8 +17,8 @@ It sends the frames of the shipped recording at 30 Hz and counts the label maps 
 image wins, so a slow machine answers fewer of them; latency and memory must not grow. The report shows the
 distribution of the latencies. The exit status is 2 when latency grew by half or memory by more than 20 MB.
 """
-MOST_LATENCY_GROWTH = 1.5
-MOST_MEMORY_GROWTH = 20.0  # MB
+MAX_LATENCY_GROWTH = 1.5
+MAX_MEMORY_GROWTH = 20.0  # MB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,4 +75,4 @@ def run(args: argparse.Namespace) -> int:
             "memory_growth_mb": memory,
         }
         write_json(args.out / "soak.json", figures)
-    return 2 if latency > MOST_LATENCY_GROWTH or memory > MOST_MEMORY_GROWTH else 0
+    return 2 if latency > MAX_LATENCY_GROWTH or memory > MAX_MEMORY_GROWTH else 0

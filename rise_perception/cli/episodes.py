@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rise_perception.grasp_learning.capture.episode import Episode
     from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-    from rise_perception.grasp_learning.labelling.episode_labels import Lesson
+    from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
 
 SUMMARY = "what grasps teach: verdicts and pictures of an episode store, or of a folder of pictures"
 EXAMPLES = """\
@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
 
     store = _store(args.source)
     counts: Counter[str] = Counter()
-    for name, episode, lesson in _of_store(store) if store else _of_pictures(args.source, args.model):
-        counts[f"{lesson.verdict.value}: {lesson.cause.value}"] += 1
-        print(f"{name}: {lesson.verdict.value} ({lesson.cause.value}): {lesson.reason}")
+    for name, episode, labels in _of_store(store) if store else _of_pictures(args.source, args.model):
+        counts[f"{labels.verdict.value}: {labels.cause.value}"] += 1
+        print(f"{name}: {labels.verdict.value} ({labels.cause.value}): {labels.reason}")
         if args.out:
-            write_image(args.out / f"{name}.jpg", draw_episode(episode, lesson))
+            write_image(args.out / f"{name}.jpg", draw_episode(episode, labels))
         if args.merge_into and not store:
             with EpisodeStore(args.merge_into, write=True) as target:
-                target.add(episode, lesson)
+                target.add(episode, labels)
     if args.merge_into and store:
         with EpisodeStore(args.merge_into, write=True) as target:
             print(f"{args.merge_into}: {target.merge(store)} episodes are new")
@@ -73,15 +73,15 @@ def _store(source: Path) -> EpisodeStore | None:
     return None if has_pictures(source) else EpisodeStore(source)
 
 
-def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, Lesson]]:
-    for entry, episode, lesson in store:
-        yield entry.id, episode, lesson
+def _of_store(store: EpisodeStore) -> Iterator[tuple[str, Episode, EpisodeLabels]]:
+    for entry, episode, labels in store:
+        yield entry.id, episode, labels
 
 
-def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, Lesson]]:
+def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, EpisodeLabels]]:
     """Each picture and the next one as the two sides of a grasp."""
     from rise_perception.grasp_learning.capture.recordings import PictureGrasps, Predictor
-    from rise_perception.grasp_learning.labelling.label_episode import learn_from
+    from rise_perception.grasp_learning.labelling.label_episode import label_episode
 
     predictor = None
     if model != "none":
@@ -90,4 +90,4 @@ def _of_pictures(folder: Path, model: str) -> Iterator[tuple[str, Episode, Lesso
         predictor = Predictor(Segmenter.load(model))
     for taken in PictureGrasps(folder).episodes(lambda: None):
         episode = taken if predictor is None else predictor.complete(taken)
-        yield episode.grasp.grasp_id, episode, learn_from(episode)
+        yield episode.grasp.grasp_id, episode, label_episode(episode)

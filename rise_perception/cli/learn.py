@@ -31,7 +31,7 @@ stored once, however often it comes; where there are no predictions, the version
 updates follow until no episode is new. Candidates serve if they pass the gate of the learner node.
 
 The same command again goes on where the last one stopped, and does nothing when there is nothing new. Point
-the segmentation node's model_dir at the folder of models, or give the serving version to `rise predict`.
+the segmentation node's model_store at the folder of models, or give the serving version to `rise predict`.
 """
 #: Away from the robot nobody else needs the machine.
 HERE = {"device": "auto", "threads": 0}
@@ -150,7 +150,7 @@ def _take_in(path: Path, source: Source, store: EpisodeStore, predictor: Any, ne
     from tqdm import tqdm
 
     from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
-    from rise_perception.grasp_learning.update.offline_training import Taken, has_depth, take_in
+    from rise_perception.grasp_learning.update.offline_training import Taken, has_depth, ingest
 
     if needs_depth and not has_depth(source):
         taken = Taken(
@@ -162,7 +162,7 @@ def _take_in(path: Path, source: Source, store: EpisodeStore, predictor: Any, ne
         with tqdm(
             total=total, desc=path.name, unit="grasp" if stored else "frame", dynamic_ncols=True
         ) as bar:
-            taken = take_in(source, store, predictor, bar.update)
+            taken = ingest(source, store, predictor, bar.update)
     print(f"{path}: {taken.new} new grasps, {taken.known} known")
     for sentence in [*taken.left_out, *([taken.problem] if taken.problem else [])]:
         print(f"  left out: {sentence}")
@@ -244,12 +244,12 @@ def _write_page(
     lines: list[tuple[str, str]],
 ) -> Path:
     from rise_perception.evaluation.report import Section, Table, write_report
-    from rise_perception.grasp_learning.update.page import lessons_section, updates_section, versions_section
+    from rise_perception.grasp_learning.update.page import labels_section, updates_section, versions_section
 
     sections: list[Section] = [
         Section("Result", "", [Table(("", ""), lines)]),
         Section("Sources", "", [Table(("source", "new grasps", "known", "left out"), rows)]),
-        lessons_section(store),
+        labels_section(store),
         updates_section(models),
         versions_section(models),
     ]

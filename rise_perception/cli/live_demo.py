@@ -137,7 +137,7 @@ def _report(args: argparse.Namespace, out: Path, arms: list[Any], cell: Path, an
     from rise_perception.evaluation.report import write_report
     from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
     from rise_perception.grasp_learning.update.model_store import ModelStore
-    from rise_perception.grasp_learning.update.page import lessons_section, updates_section, versions_section
+    from rise_perception.grasp_learning.update.page import labels_section, updates_section, versions_section
     from rise_perception.nodes.live import EPISODES, MODELS
 
     models = ModelStore(out / "on" / MODELS)
@@ -149,5 +149,5 @@ def _report(args: argparse.Namespace, out: Path, arms: list[Any], cell: Path, an
     summary = summary_section(result)
     print(summary.text)
     sections = [summary, plot_section(arms, measured), updates_section(models), versions_section(models)]
-    sections.append(lessons_section(EpisodeStore(out / "on" / EPISODES)))
+    sections.append(labels_section(EpisodeStore(out / "on" / EPISODES)))
     write_report(out / "report.html", "rise live-demo", args.command_line, sections, model=arms[-1].serving)

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-SUMMARY = "train a model from a YAML configuration; a second call goes on where the first one stopped"
+SUMMARY = "train a model from a YAML configuration; rerun the same command to resume"
 EXAMPLES = """\
 examples:
   rise scenes stills data/tote --train 3000 --val 300 --test 400

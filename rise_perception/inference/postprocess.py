@@ -51,7 +51,7 @@ class _Cells(NamedTuple):
         return self.cells[self.ends[index] : self.ends[index + 1]]
 
 
-class Drawn(NamedTuple):
+class DecodedQueries(NamedTuple):
     """The M queries of one image that may become instances, by falling class probability, in NumPy.
 
     Attributes:
@@ -70,7 +70,7 @@ class Drawn(NamedTuple):
 
 
 @torch.inference_mode()
-def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
+def draw_queries(outputs: QueryOutputs, threshold: float) -> DecodedQueries:
     """Choose the queries that may become instances and draw their masks: the network's last step.
 
     Few are drawn, since drawing all would cost more than the network: the :data:`TOP_K` best of those whose
@@ -85,11 +85,11 @@ def draw_queries(outputs: QueryOutputs, threshold: float) -> Drawn:
     likely = (probability >= threshold).nonzero()[:, 0]
     corners = box_convert(boxes[likely], "cxcywh", "xyxy")
     query = likely[batched_nms(corners, probability[likely], classes[likely], SAME_BOX_IOU)[:TOP_K]]
-    return draw_chosen(outputs, query)
+    return decode_chosen(outputs, query)
 
 
 @torch.inference_mode()
-def draw_chosen(outputs: QueryOutputs, query: torch.Tensor) -> Drawn:
+def decode_chosen(outputs: QueryOutputs, query: torch.Tensor) -> DecodedQueries:
     """Draw the queries (M,) int64 of outputs with B = 1."""
     assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
     assert outputs.masks is not None  # only auxiliary outputs have none
@@ -103,20 +103,20 @@ def draw_chosen(outputs: QueryOutputs, query: torch.Tensor) -> Drawn:
         outputs.embeddings[0, query].float(),
         masks.float(),
     )
-    return Drawn(*(part.cpu().numpy() for part in parts))
+    return DecodedQueries(*(part.cpu().numpy() for part in parts))
 
 
-def thin_out(drawn: Drawn, threshold: float) -> Drawn:
+def suppress_duplicates(drawn: DecodedQueries, threshold: float) -> DecodedQueries:
     """What :func:`draw_queries` would have chosen of queries that are drawn already."""
     likely = np.flatnonzero(drawn.probability >= threshold)
     corners = box_convert(torch.from_numpy(drawn.boxes[likely]), "cxcywh", "xyxy")
     probability, classes = (torch.from_numpy(part[likely]) for part in (drawn.probability, drawn.classes))
     kept = likely[batched_nms(corners, probability, classes, SAME_BOX_IOU)[:TOP_K].numpy()]
-    return Drawn(*(part[kept] for part in drawn))
+    return DecodedQueries(*(part[kept] for part in drawn))
 
 
 def to_instances(
-    drawn: Drawn,
+    drawn: DecodedQueries,
     letterbox: Letterbox,
     network: NetworkConfig,
     threshold: float,

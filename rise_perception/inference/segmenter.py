@@ -19,7 +19,7 @@ from rise_perception.network.checkpoint import CARD, read_card
 #: The pair that serves ``auto``: with depth the first, without the second.
 AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
 #: With a smaller share of valid depth than this, depth counts as absent (a covered or failing sensor).
-LEAST_DEPTH = 0.05
+MIN_DEPTH = 0.05
 
 
 class Segmenter:
@@ -127,12 +127,12 @@ class Segmenter:
         if depth is not None:
             check_depth(depth, image)
             # A dead depth camera sends zeros: a robot goes on with colour.
-            if np.count_nonzero((depth > 0) & np.isfinite(depth)) < LEAST_DEPTH * depth.size:
+            if np.count_nonzero((depth > 0) & np.isfinite(depth)) < MIN_DEPTH * depth.size:
                 depth = None
         model = self._depth if depth is not None and self._depth else self._colour
         if model is None:
             raise ModelError(
-                f"model {self.version} sees depth and this image has none (or less than {LEAST_DEPTH:.0%} "
+                f"model {self.version} sees depth and this image has none (or less than {MIN_DEPTH:.0%} "
                 "valid); give depth, or use an RGB model or 'auto'"
             )
         instances, self.last_timing = model(image, depth if model.uses_depth else None)

@@ -23,7 +23,7 @@ from rise_perception.inference.engines.parity import Parity
 from rise_perception.inference.engines.runner import Runner
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.gpu_preprocess import make_input_on, paint_on
-from rise_perception.inference.postprocess import draw_queries, thin_out, to_instances
+from rise_perception.inference.postprocess import draw_queries, suppress_duplicates, to_instances
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input
@@ -32,7 +32,7 @@ Size = tuple[int, int]
 #: Height and width of the first image, which nobody sees.
 WARM_UP = (240, 320)
 #: Sizes of images that engines are built for by themselves; a folder of odd pictures needs none.
-MOST_SIZES = 2
+MAX_SIZES = 2
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class ServedModel:
         if engine is not None:
             feeds = make_feeds(engine.spec, config.input, image, depth)
             prepared = time.perf_counter()
-            drawn = thin_out(engine.runner(feeds), self.threshold)
+            drawn = suppress_duplicates(engine.runner(feeds), self.threshold)
         else:
             if self._on_gpu:
                 images = make_input_on(self.device, letterbox, config.input, image, depth)
@@ -177,7 +177,7 @@ class ServedModel:
         if (
             self.settings.runtime != "torch"
             and size not in self._tried
-            and len(self._tried) < MOST_SIZES
+            and len(self._tried) < MAX_SIZES
             and not self.is_building
         ):
             self._begin(size, self.settings.runtime, self.settings.precision)

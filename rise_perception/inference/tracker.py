@@ -12,7 +12,7 @@ from rise_perception.core.instances import Instances
 POSITIVE = 0.5
 #: An instance that has been out of sight for this many frames is forgotten.
 MEMORY = 30
-#: How much of a track's embedding each new sighting replaces.
+#: How much of a track's embedding each new item replaces.
 REFRESH = 0.5
 
 

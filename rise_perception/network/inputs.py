@@ -17,9 +17,9 @@ from rise_perception.network.config import INPUT_CHANNELS
 
 #: ImageNet statistics, RGB, in [0, 1].
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-_SCALE = 1.0 / (255.0 * DEVIATION)
-_OFFSET = MEAN / DEVIATION
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+_SCALE = 1.0 / (255.0 * STD)
+_OFFSET = MEAN / STD
 
 #: The high-pass subtracts the mean over a window of this share of the image's longer side.
 _HIGH_PASS_WINDOW = 0.12

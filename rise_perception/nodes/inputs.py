@@ -1,4 +1,4 @@
-"""The camera as the segmentation node sees it: subscriptions whose callbacks only stash."""
+"""The camera as the segmentation node sees it: subscriptions whose callbacks enqueue."""
 
 from __future__ import annotations
 

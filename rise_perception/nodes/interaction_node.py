@@ -34,7 +34,7 @@ from rise_perception.data.ros_instances import to_instances
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore, StoreFullError
 from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, CaptureSettings, Gripper
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.inference.malloc_tuning import keep_freed_memory
 from rise_perception.inference.pairing import Pair
 from rise_perception.nodes import interaction_parameters, qos
@@ -45,7 +45,7 @@ from rise_perception.nodes.spin import run
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster
 LONGEST_TIMEOUT = 60.0  # seconds
-MOST_RESULTS = 100  # of grasps that nobody asked about
+MAX_RESULTS = 100  # of grasps that nobody asked about
 _Answer = tuple[bool, str, str, int]  # success, message, episode id, stamp of the frame
 
 
@@ -60,7 +60,13 @@ class InteractionNode(Node):
         )
         self._attempts = Attempts(
             CaptureSettings(
-                p.window, p.approach, p.timeout, p.expiry, p.history, p.frame_period, bool(p.robot_mask_topic)
+                p.window,
+                p.approach,
+                p.timeout,
+                p.grasp_timeout_s,
+                p.history,
+                p.frame_period,
+                bool(p.robot_mask_topic),
             )
         )
         self._lock = threading.Lock()  # guards _attempts
@@ -81,7 +87,7 @@ class InteractionNode(Node):
         self._listen(InstanceArray, p.instances_topic, self._on_instances, qos.output())
         self._listen(Image, p.robot_mask_topic, self._on_mask, qos.camera_input())
         self._listen(GraspEvent, p.event_topic, self._on_event, qos.events())
-        self._gripper = Gripper(p.gripper_threshold, p.gripper_play, p.gripper_closed_below)
+        self._gripper = Gripper(p.gripper_threshold, p.gripper_hysteresis, p.gripper_closed_below)
         self._gripper_grasps = itertools.count()
         self._held = ""
         kind, callback = (JointState, self._on_joints) if p.gripper_joint else (Float32, self._on_gripper)
@@ -281,7 +287,7 @@ class InteractionNode(Node):
     def _conclude(self, episode: Episode, success: bool, text: str, episode_id: str = "") -> None:
         """Keeps what became of an episode, for whoever asks by service."""
         self._results[episode.grasp.grasp_id] = success, text, episode_id, episode.after.frame.stamp
-        while len(self._results) > MOST_RESULTS:
+        while len(self._results) > MAX_RESULTS:
             self._results.pop(next(iter(self._results)))
 
     # -- thread: episodes --------------------------------------------------------------------------
@@ -291,11 +297,11 @@ class InteractionNode(Node):
         while (episode := self._episodes.get()) is not None:
             try:
                 self._store.check_disk()  # capturing pauses, and costs nothing, while there is no room
-                lesson = learn_from(episode)
-                entry = self._store.add(episode, lesson)
-                text = f"{lesson.verdict.value}: {lesson.reason}"
+                labels = label_episode(episode)
+                entry = self._store.add(episode, labels)
+                text = f"{labels.verdict.value}: {labels.reason}"
                 self._conclude(episode, True, text, entry.id)
-                self._verdicts[f"{lesson.verdict.value}: {lesson.cause.value}"] += 1
+                self._verdicts[f"{labels.verdict.value}: {labels.cause.value}"] += 1
                 self._stored, self._store_bytes = len(self._store.entries()), self._store.size()
                 self._full = ""
                 self.get_logger().info(f"grasp {episode.grasp.grasp_id!r}: {text}")

@@ -45,7 +45,7 @@ PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {
     ),
     "gripper_joint": ("", "Joint of a JointState on gripper_topic; empty: the topic is a Float32.", None),
     "gripper_threshold": (0.5, "Reading at which the gripper counts as closed.", (-1e6, 1e6)),
-    "gripper_play": (0.05, "How far beyond the threshold it counts as open again.", (0.0, 1e6)),
+    "gripper_hysteresis": (0.05, "How far beyond the threshold it counts as open again.", (0.0, 1e6)),
     "gripper_closed_below": (True, "Whether readings fall as it closes (a width) or rise (a vacuum).", None),
     "window": (1.0, "Seconds around an event in which the sharpest settled frame is taken.", (0.1, 10.0)),
     "approach": (
@@ -58,7 +58,7 @@ PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {
         "Seconds after a grasp until the arm has to be out of view and the scene settled.",
         (0.5, 60.0),
     ),
-    "expiry": (120.0, "Seconds after which a grasp that never ended is given up.", (1.0, 3600.0)),
+    "grasp_timeout_s": (120.0, "Seconds after which a grasp that never ended is given up.", (1.0, 3600.0)),
     "history": (6.0, "Seconds for which frames are kept in memory.", (1.0, 60.0)),
     "frame_period": (0.1, "Seconds between the older frames that are kept without predictions.", (0.0, 5.0)),
 }

@@ -75,7 +75,7 @@ def fine_tune_result(outcome: Update | str) -> FineTune.Result:
         update = outcome
         result = FineTune.Result(
             success=True,
-            message=update.judgement.reason,
+            message=update.decision.reason,
             promoted=update.promoted,
             version=update.version,
         )

@@ -36,7 +36,7 @@ from rise_perception.inference.segmenter import find_model
 from rise_perception.nodes import learner_parameters, qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
-from rise_perception.nodes.spin import pause, run_beside, stand_back
+from rise_perception.nodes.spin import lower_priority, pause, run_with_worker
 
 WORKER = "learner"
 LOOK_PERIOD = 2.0  # seconds between looks at the episodes
@@ -44,7 +44,7 @@ TELL_PERIOD = 0.5  # seconds between reports
 LAST_STEP = 5.0  # seconds that the step in work gets when the process ends
 ASK_AGAIN = 3.0  # seconds after which a segmentation node that refused is asked again
 LOST = 900.0  # seconds after which an answer does not come any more; an engine may be built before
-MOST_ITERATIONS, MOST_IDS = 1_000_000, 100_000
+MAX_ITERATIONS, MAX_IDS = 1_000_000, 100_000
 
 
 @dataclass
@@ -68,7 +68,7 @@ class LearnerNode(Node):
     def __init__(self) -> None:
         super().__init__("learner_node")
         p = self._given = learner_parameters.declare_all(self)
-        stand_back(p.nice)
+        lower_priority(p.nice)
         config = learner_parameters.learner_config(p)
         self._models = ModelStore(Path(p.models).expanduser(), True, p.max_versions)
         self._models.begin(find_model(p.model))
@@ -241,10 +241,10 @@ class LearnerNode(Node):
 
     def _refusal(self, goal: Any) -> str:
         """Why nothing can come of a goal; empty if something can."""
-        if goal.iterations > MOST_ITERATIONS:
-            return f"iterations is {goal.iterations}; at most {MOST_ITERATIONS}, or 0 for the usual number"
-        if len(goal.episode_ids) > MOST_IDS:
-            return f"episode_ids names {len(goal.episode_ids)} episodes; at most {MOST_IDS}, or none for all"
+        if goal.iterations > MAX_ITERATIONS:
+            return f"iterations is {goal.iterations}; at most {MAX_ITERATIONS}, or 0 for the usual number"
+        if len(goal.episode_ids) > MAX_IDS:
+            return f"episode_ids names {len(goal.episode_ids)} episodes; at most {MAX_IDS}, or none for all"
         if self._job is not None or self._jobs.full():
             return "another update is under way; cancel it, or wait for its end"
         return ""
@@ -356,7 +356,7 @@ class LearnerNode(Node):
 def main(args: list[str] | None = None) -> int:
     """Learns until it is interrupted."""
     keep_freed_memory()
-    return run_beside(WORKER, LearnerNode, args)
+    return run_with_worker(WORKER, LearnerNode, args)
 
 
 if __name__ == "__main__":

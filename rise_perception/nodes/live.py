@@ -100,7 +100,7 @@ def run_live(
         served = {"model": model, "device": device}
         if learner is not None:
             start("learner_node", {"store": str(folder / EPISODES), "models": str(models), **learner})
-            served["model_dir"] = str(models)
+            served["model_store"] = str(models)
         start("segmentation_node", served)
         start("interaction_node", {"store": str(folder / EPISODES)})
         robot = start("cell_node", {**cell, "log": str(picks)})

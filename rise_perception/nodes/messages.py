@@ -62,6 +62,7 @@ def instance_array(
             bbox=RegionOfInterest(x_offset=x0, y_offset=y0, width=x1 - x0, height=y1 - y0),
             area=area,
             centroid=Point(x=math.nan, y=math.nan, z=math.nan),
+            pick_success=math.nan,
             embedding=array("f", embedding.tobytes()),
         )
         if location is not None:

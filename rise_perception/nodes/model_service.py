@@ -61,7 +61,7 @@ class ModelService:
     def _find(self, version: str) -> Path:
         """Folder of a version, checked; of the one that the learner says serves, without a name."""
         if not self._folder:
-            raise ConfigError("no model folder is configured (parameter 'model_dir'); nothing is reloaded")
+            raise ConfigError("no model folder is configured (parameter 'model_store'); nothing is reloaded")
         store = ModelStore(Path(self._folder).expanduser())
         return (store.find(version) if version else store.serving()).folder
 

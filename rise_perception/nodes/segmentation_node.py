@@ -31,7 +31,7 @@ from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
-from rise_perception.nodes.spin import run_beside
+from rise_perception.nodes.spin import run_with_worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WORKER = "segmentation worker"
@@ -53,7 +53,7 @@ class SegmentationNode(LifecycleNode):
         )
         self._model_dir = declare(
             self,
-            "model_dir",
+            "model_store",
             "",
             "Folder of the learner's versions, the only place ~/reload_model takes models from; empty: none.",
         )
@@ -385,7 +385,7 @@ def create() -> SegmentationNode:
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
     keep_freed_memory()
-    return run_beside(WORKER, create, args)
+    return run_with_worker(WORKER, create, args)
 
 
 if __name__ == "__main__":

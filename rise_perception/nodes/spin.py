@@ -47,7 +47,7 @@ def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
     return 0
 
 
-def run_beside(worker: str, create: Callable[[], Node], args: list[str] | None = None) -> int:
+def run_with_worker(worker: str, create: Callable[[], Node], args: list[str] | None = None) -> int:
     """:func:`run` for a node that computes in a thread called ``worker``; ends also while it computes."""
     status = run(create, args)
     if any(thread.name == worker for thread in threading.enumerate()):
@@ -58,7 +58,7 @@ def run_beside(worker: str, create: Callable[[], Node], args: list[str] | None =
     return status
 
 
-def stand_back(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """Give way to other processes, by 0 to 19.
 
     Linux weighs sessions before it weighs the processes within: a process that is a session of its own, as

@@ -3,7 +3,7 @@
 Layout below the output folder: ``images/SPLIT/NNNNNN.png`` (8-bit RGB), ``depth/SPLIT/NNNNNN.png``
 (16-bit millimetres, 0 = none), ``labels/SPLIT/NNNNNN.png`` (16-bit instance map; 0 = background and
 container) and ``SPLIT.json``. ``records/`` holds what is known of each finished scene, so that an
-interrupted run goes on where it stopped; ``settings.json`` what the data were made with.
+interrupted run resumes; ``settings.json`` what the data were made with.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 from rise_perception.core.instances import Instances
 
 #: Pixels from a mask's rim below which there is no room for the cup, and from a failure, to try elsewhere.
-LEAST_ROOM, ELSEWHERE = 3.0, 12.0
+MIN_ROOM, ELSEWHERE = 3.0, 12.0
 _CORE = np.ones((7, 7), np.uint8)
 """What stands in the tote is at least so large."""
 
@@ -57,7 +57,7 @@ class Picker:
         """The middle of a mask, if it has room and nothing failed there."""
         x, y, room = middle(mask)
         far = all(np.hypot(x - a.x, y - a.y) >= ELSEWHERE for a in self._failures)
-        return Aim(x, y) if room >= LEAST_ROOM and far else None
+        return Aim(x, y) if room >= MIN_ROOM and far else None
 
     def failed(self, aim: Aim) -> None:
         """Nothing was held there."""

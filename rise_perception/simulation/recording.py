@@ -113,6 +113,8 @@ def write_bag(out: Path, settings: SequenceSettings) -> tuple[int, int]:
                     phase=event.phase,
                     target_id=event.target,
                     outcome=event.outcome,
+                    expression="",
+                    referred=0,
                 )
                 bag.write(EVENT_TOPIC, event_type, message, stamp)
                 grasps += _ends(event)

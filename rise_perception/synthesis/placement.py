@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 #: A pasted object may hide at most this share of any other (the 85 % rule).
-MOST_HIDDEN = 0.85
+MAX_HIDDEN = 0.85
 
 
 def place(room_y: int, room_x: int) -> tuple[int, int]:
@@ -26,6 +26,6 @@ def hides_too_much(covered: np.ndarray, shown: np.ndarray, full: np.ndarray) -> 
         shown: (N,) pixels of it that are seen now.
         full: (N,) its pixels when nothing hides it.
     """
-    hidden = shown - covered < (1 - MOST_HIDDEN) * full
+    hidden = shown - covered < (1 - MAX_HIDDEN) * full
     # Only those that this paste touches count against it.
     return bool((hidden & (covered > 0)).any())

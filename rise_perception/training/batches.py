@@ -24,7 +24,7 @@ from rise_perception.synthesis.augmentation import GeometricAugmentation
 from rise_perception.synthesis.bank import InstanceBank, SeededBank
 from rise_perception.training.boxes import masks_to_boxes
 from rise_perception.training.config import TrainConfig
-from rise_perception.training.distributed import share_of
+from rise_perception.training.distributed import local_part
 from rise_perception.training.matching import Targets
 from rise_perception.training.sequence import PseudoSequence, SequenceMaker
 
@@ -150,12 +150,12 @@ class Scenes(Dataset[Scene]):
         return self._readable(self.labelled, index)[0]
 
     def _readable(self, sources: Sources, index: int) -> tuple[LabelledImage, LabelledImage | None]:
-        """Image ``index``, or the next one that is not broken, and its real later frame; both shrunk."""
+        """Image ``index``, or the next one that is not broken, and its real later frame; both downscale."""
         for step in range(len(sources)):
             try:
                 sample, later = sources.pair((index + step) % len(sources))
                 size = self.config.network.image_size
-                return shrunk(sample, size), None if later is None else shrunk(later, size)
+                return downscale(sample, size), None if later is None else downscale(later, size)
             except DataError as error:
                 if self.config.data.broken == "stop":
                     raise
@@ -182,7 +182,7 @@ class Sources:
         return source[index], source.after(index)
 
 
-def shrunk(sample: LabelledImage, size: tuple[int, int]) -> LabelledImage:
+def downscale(sample: LabelledImage, size: tuple[int, int]) -> LabelledImage:
     """An image larger than the network's input, in its own proportions, as the letterbox would scale it."""
     height, width = sample.image.shape[:2]
     scale = min(size[0] / height, size[1] / width)
@@ -233,18 +233,18 @@ class SeededOrder(Sampler[list[Key]]):
         return self.steps[1] - self.steps[0]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        orders = [_Shuffled(size, [self.seed, 2 + kind]) for kind, size in enumerate(self.sizes)]
+        orders = [EpochPermutation(size, [self.seed, 2 + kind]) for kind, size in enumerate(self.sizes)]
         total = sum(self.scenes)
         for step in range(*self.steps):
             keys = []
             for kind, count in enumerate(self.scenes):
-                for number in share_of(list(range(count))):
+                for number in local_part(list(range(count))):
                     position = step * total + (self.scenes[0] if kind else 0) + number
                     keys.append(Key(position, kind == 0, orders[kind][step * count + number]))
             yield keys
 
 
-class _Shuffled:
+class EpochPermutation:
     """An endless order of images: element n of it, epoch by epoch."""
 
     def __init__(self, size: int, seed: list[int]) -> None:

@@ -53,7 +53,7 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
-def share_of(items: list[int]) -> list[int]:
+def local_part(items: list[int]) -> list[int]:
     """This process's share of the items of a batch.
 
     Raises:

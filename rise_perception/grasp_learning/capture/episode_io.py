@@ -31,15 +31,15 @@ from rise_perception.grasp_learning.capture.episode import (
     Outcome,
     Phase,
 )
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 
-EPISODE, LESSON = "episode.json", "lesson.json"
+EPISODE, LABELS = "episode.json", "labels.json"
 FORMAT = 1
 SIDES = ("before", "after")
 #: Depth is stored in tenths of a millimetre; scenes deeper than 6.5 m in coarser steps.
 FINEST_DEPTH = 1e-4
 #: No text file of a store is larger; a larger one is not read.
-LARGEST_TEXT = 64 << 20
+MAX_TEXT_BYTES = 64 << 20
 
 
 def write_episode(folder: Path, episode: Episode) -> str:
@@ -109,34 +109,34 @@ def read_episode(folder: Path) -> Episode:
         raise DataError(f"{folder}: not a readable episode: {what}") from None
 
 
-def write_lesson(folder: Path, lesson: Lesson) -> None:
-    """Write a lesson into an episode's folder, atomically."""
-    arrays = {"known": lesson.known, "left": lesson.left, "appeared": lesson.appeared}
+def write_labels(folder: Path, episode_labels: EpisodeLabels) -> None:
+    """Write a episode_labels into an episode's folder, atomically."""
+    arrays = {"known": episode_labels.known, "left": episode_labels.left, "appeared": episode_labels.appeared}
     record = {
         "format": FORMAT,
-        "verdict": lesson.verdict.value,
-        "cause": lesson.cause.value,
-        "reason": lesson.reason,
-        "size": list(lesson.known.shape),
-        "masks": [_encode_mask(mask) for mask in lesson.masks],
+        "verdict": episode_labels.verdict.value,
+        "cause": episode_labels.cause.value,
+        "reason": episode_labels.reason,
+        "size": list(episode_labels.known.shape),
+        "masks": [_encode_mask(mask) for mask in episode_labels.masks],
         **{name: _encode_mask(mask) for name, mask in arrays.items()},
-        "unmoved": lesson.unmoved.tolist(),
-        "to_after": lesson.to_after.tolist(),
+        "unmoved": episode_labels.unmoved.tolist(),
+        "to_after": episode_labels.to_after.tolist(),
     }
-    write_text(folder / LESSON, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(folder / LABELS, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
-def read_lesson(folder: Path) -> Lesson:
-    """Read a lesson.
+def read_labels(folder: Path) -> EpisodeLabels:
+    """Read a episode_labels.
 
     Raises:
         DataError: there is none, or it is damaged.
     """
-    record = _read_json(folder / LESSON)
+    record = _read_json(folder / LABELS)
     try:
         size = (int(record["size"][0]), int(record["size"][1]))
         masks = [_decode_mask(code, size) for code in record["masks"]]
-        lesson = Lesson(
+        episode_labels = EpisodeLabels(
             Verdict(record["verdict"]),
             Cause(record["cause"]),
             str(record["reason"]),
@@ -149,8 +149,8 @@ def read_lesson(folder: Path) -> Lesson:
         )
     except (KeyError, TypeError, ValueError, IndexError, OverflowError, DataError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{folder / LESSON}: not a readable lesson: {what}") from None
-    return lesson
+        raise DataError(f"{folder / LABELS}: its labels are not readable: {what}") from None
+    return episode_labels
 
 
 def read_verdict(folder: Path) -> Verdict:
@@ -160,9 +160,9 @@ def read_verdict(folder: Path) -> Verdict:
         DataError: there is none, or it is damaged.
     """
     try:
-        return Verdict(_read_json(folder / LESSON)["verdict"])
+        return Verdict(_read_json(folder / LABELS)["verdict"])
     except (KeyError, ValueError) as error:
-        raise DataError(f"{folder / LESSON}: no known verdict ({error})") from None
+        raise DataError(f"{folder / LABELS}: no known verdict ({error})") from None
 
 
 def _encode_side(name: str, side: Observation) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -300,8 +300,8 @@ def _pixels(counts: str) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_TEXT:
-            raise DataError(f"{path}: larger than {LARGEST_TEXT >> 20} MiB; not written by this package")
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            raise DataError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB; not written by this package")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None

@@ -19,14 +19,14 @@ from rise_perception.core.files import flush
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_io import (
     EPISODE,
-    LESSON,
+    LABELS,
     read_episode,
-    read_lesson,
+    read_labels,
     read_verdict,
     write_episode,
-    write_lesson,
+    write_labels,
 )
-from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
 #: The order in which episodes go when space is short: the least useful first, the oldest of them first.
 USEFULNESS = (
@@ -126,7 +126,7 @@ class EpisodeStore:
     # -- reading -----------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
-        """What is in the store, oldest first. An episode whose lesson is damaged counts as rejected."""
+        """What is in the store, oldest first. An episode whose labels is damaged counts as rejected."""
         found: dict[tuple[str, int, int], Entry] = {}
         for folder in self.root.iterdir():
             stamp, _, digest = folder.name.partition("-")
@@ -140,23 +140,23 @@ class EpisodeStore:
         self._known = found
         return sorted(found.values(), key=lambda entry: (entry.stamp, entry.id))
 
-    def read(self, entry: Entry) -> tuple[Episode, Lesson]:
-        """An episode with its lesson.
+    def read(self, entry: Entry) -> tuple[Episode, EpisodeLabels]:
+        """An episode with its labels.
 
         Raises:
             DataError: it is damaged, or has been evicted since.
         """
-        return read_episode(entry.folder), self.read_lesson(entry)
+        return read_episode(entry.folder), self.read_labels(entry)
 
-    def read_lesson(self, entry: Entry) -> Lesson:
-        """An episode's lesson, without its frames.
+    def read_labels(self, entry: Entry) -> EpisodeLabels:
+        """An episode's labels, without its frames.
 
         Raises:
             DataError: it is damaged, or has been evicted since.
         """
-        return read_lesson(entry.folder)
+        return read_labels(entry.folder)
 
-    def __iter__(self) -> Iterator[tuple[Entry, Episode, Lesson]]:
+    def __iter__(self) -> Iterator[tuple[Entry, Episode, EpisodeLabels]]:
         """Every readable episode, oldest first; damaged ones are left out (:meth:`damaged` names them)."""
         for entry in self.entries():
             try:
@@ -192,7 +192,7 @@ class EpisodeStore:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def add(self, episode: Episode, lesson: Lesson) -> Entry:
+    def add(self, episode: Episode, labels: EpisodeLabels) -> Entry:
         """Store an episode; one that is there already stays as it is.
 
         Raises:
@@ -203,9 +203,9 @@ class EpisodeStore:
         temporary = self._hidden("incoming")
         try:
             digest = write_episode(temporary, episode)
-            write_lesson(temporary, lesson)
+            write_labels(temporary, labels)
             parts = (str(episode.after.frame.stamp), episode.session, digest[:16])
-            return self._keep(temporary, "-".join(filter(None, parts)), lesson.verdict)
+            return self._keep(temporary, "-".join(filter(None, parts)), labels.verdict)
         except OSError as error:
             raise self._full(error) from None
         finally:
@@ -224,11 +224,11 @@ class EpisodeStore:
                 "have to stay free; make room, or lower min_free_bytes"
             )
 
-    def relabel(self, entry: Entry, lesson: Lesson) -> None:
-        """Replace an episode's lesson, for example by that of a newer analysis."""
+    def relabel(self, entry: Entry, labels: EpisodeLabels) -> None:
+        """Replace an episode's labels, for example by that of a newer analysis."""
         self._must_write()
         try:
-            write_lesson(entry.folder, lesson)
+            write_labels(entry.folder, labels)
         except OSError as error:
             raise self._full(error) from None
 
@@ -332,12 +332,12 @@ class EpisodeStore:
 
 
 def _state(folder: Path) -> tuple[str, int, int]:
-    """Another one when the episode has changed, of which only the lesson can be replaced."""
+    """Another one when the episode has changed, of which only the labels can be replaced."""
     try:
-        lesson = (folder / LESSON).stat()
+        labels = (folder / LABELS).stat()
     except FileNotFoundError:
         return folder.name, 0, 0
-    return folder.name, lesson.st_ino, lesson.st_mtime_ns
+    return folder.name, labels.st_ino, labels.st_mtime_ns
 
 
 def _entry(folder: Path) -> Entry:

@@ -24,7 +24,7 @@ RIM_SHARE, RIM_WIDTH = 0.03, 0.08
 #: Nanoseconds for which every frame is kept.
 RECENT = 1_000_000_000
 #: Nanoseconds between a frame and a robot mask that may be taken for it; masks that are kept.
-MASK_TOLERANCE, MOST_MASKS = 100_000_000, 20
+MASK_TOLERANCE, MAX_MASKS = 100_000_000, 20
 
 
 @dataclass
@@ -93,7 +93,7 @@ class FrameBuffer:
         self._span, self._period = int(seconds * 1e9), int(period * 1e9)
         self._old: deque[Sample] = deque()
         self._recent: deque[Sample] = deque()
-        self._masks: deque[tuple[int, np.ndarray]] = deque(maxlen=MOST_MASKS)
+        self._masks: deque[tuple[int, np.ndarray]] = deque(maxlen=MAX_MASKS)
         self.masked_until = 0
 
     def __len__(self) -> int:

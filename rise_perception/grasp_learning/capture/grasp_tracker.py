@@ -14,16 +14,16 @@ from rise_perception.grasp_learning.capture.episode import Calibration, Episode,
 from rise_perception.grasp_learning.capture.frame_buffer import FrameBuffer, Sample, choose_pair
 
 #: Grasps that may be under way at a time; the oldest is given up for a new one.
-MOST_UNDER_WAY = 8
+MAX_UNDER_WAY = 8
 LONGEST_ID = 200
 #: How far the stamp of an event may lie from the newest frame, in seconds, before it is refused.
 FARTHEST_STAMP = 60.0
 #: Predictions kept for frames that have not come yet.
-MOST_EARLY = 4
+MAX_EARLY = 4
 #: Grasps whose reason is kept.
-MOST_REASONS = 100
+MAX_REASONS = 100
 #: Frames kept of the time before a grasp: enough for the sharpest one, and bounded.
-MOST_CANDIDATES = 12
+MAX_CANDIDATES = 12
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class CaptureSettings:
         approach: how long before the gripper closes the scene may have been free, where nothing but the
             gripper says that a grasp is under way.
         timeout: after the grasp, until the arm has to be out of view and the scene settled.
-        expiry: after which a grasp without an end is given up.
+        grasp_timeout_s: after which a grasp without an end is given up.
         history: how long frames are kept.
         period: between frames without predictions that are kept longer than a second.
         masks: not a time: whether masks of the robot come, and are waited for as predictions are.
@@ -44,7 +44,7 @@ class CaptureSettings:
     window: float = 1.0
     approach: float = 5.0
     timeout: float = 5.0
-    expiry: float = 120.0
+    grasp_timeout_s: float = 120.0
     history: float = 6.0
     period: float = 0.1
     masks: bool = False
@@ -145,14 +145,14 @@ class Attempts:
             attempt = self._attempts[grasp_id]
             if attempt.after_from is not None:
                 self._look(grasp_id, attempt, frame.stamp)
-            elif frame.stamp - attempt.started > self.settings.expiry * 1e9:
+            elif frame.stamp - attempt.started > self.settings.grasp_timeout_s * 1e9:
                 self.discard(grasp_id, "never ended")
 
     def predictions(self, stamp: int, instances: Instances, model_version: str) -> None:
         """Take the instances of the frame with this stamp, which may be about to come."""
         if not self.buffer.attach(stamp, instances, model_version):
             self._early[stamp] = instances, model_version
-            while len(self._early) > MOST_EARLY:
+            while len(self._early) > MAX_EARLY:
                 self._early.popitem(last=False)
 
     def robot_mask(self, stamp: int, robot: np.ndarray) -> None:
@@ -180,7 +180,7 @@ class Attempts:
             return None
         if not any(sample.settled for sample in attempt.before):
             since = attempt.started - int(self.settings.window * 1e9)
-            attempt.before = self.buffer.between(since, self.buffer.newest or since)[-MOST_CANDIDATES:]
+            attempt.before = self.buffer.between(since, self.buffer.newest or since)[-MAX_CANDIDATES:]
         settled = [sample for sample in attempt.before if sample.settled]
         return max(settled, key=lambda s: s.sharpness, default=None)
 
@@ -189,7 +189,7 @@ class Attempts:
         if self._attempts.pop(grasp_id, None) is not None:
             self.discarded[reason] += 1
             self.reasons[grasp_id] = reason
-            while len(self.reasons) > MOST_REASONS:
+            while len(self.reasons) > MAX_REASONS:
                 self.reasons.popitem(last=False)
 
     def _check(self, grasp_id: str, phase: int, target_id: int, outcome: int, stamp: int) -> Grasp:
@@ -215,11 +215,11 @@ class Attempts:
     def _begin(self, grasp: Grasp, window: float) -> str:
         if grasp.grasp_id in self._attempts:
             raise DataError(f"grasp {grasp.grasp_id!r} has begun already; ids are used once")
-        if len(self._attempts) >= MOST_UNDER_WAY:
+        if len(self._attempts) >= MAX_UNDER_WAY:
             self.discard(next(iter(self._attempts)), "never ended")
         candidates = self.buffer.between(grasp.stamp - int(window * 1e9), grasp.stamp)
         settled = [sample for sample in candidates if sample.settled or sample.still_after is None]
-        kept = sorted(settled, key=lambda s: s.sharpness)[-MOST_CANDIDATES:] or candidates[-MOST_CANDIDATES:]
+        kept = sorted(settled, key=lambda s: s.sharpness)[-MAX_CANDIDATES:] or candidates[-MAX_CANDIDATES:]
         self._attempts[grasp.grasp_id] = _Attempt(grasp, grasp.stamp, kept)
         self.reasons.pop(grasp.grasp_id, None)  # of an earlier try
         return f"grasp {grasp.grasp_id!r} began with {len(kept)} frames to choose from"

@@ -41,7 +41,7 @@ class Cause(str, Enum):
 
 
 @dataclass(frozen=True)
-class Lesson:
+class EpisodeLabels:
     """Labels of the frame before, as far as they are certain. There are other items, without labels.
 
     Attributes:

@@ -10,7 +10,7 @@ import numpy as np
 from rise_perception.core.regions import CONTAINER, category_name
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.grasp_learning.labelling.change import Change, find_change, pieces
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 
 #: Corners of the picture that move further than this share of its diagonal: the camera is elsewhere.
 FARTHEST = 0.025
@@ -27,7 +27,7 @@ CLEARLY = 2.0
 #: Share of what left that has to lie farther away now, where there is depth.
 OPENED = 0.75
 #: Predictions that one item may have been split into.
-MOST_PARTS = 3
+MAX_PARTS = 3
 #: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
 SEEN_TO_STAY = 0.4
 #: An item that is larger than this share of the picture is a tray, a shadow, or a mistake.
@@ -36,18 +36,18 @@ LARGEST = 0.3
 INTRUDER = 0.01
 
 
-def learn_from(episode: Episode) -> Lesson:
+def label_episode(episode: Episode) -> EpisodeLabels:
     """Analyse an episode: change, verdict, labels."""
-    return conclude(find_change(episode.before, episode.after), episode.before, episode.grasp)
+    return label_change(find_change(episode.before, episode.after), episode.before, episode.grasp)
 
 
-def conclude(change: Change, before: Observation, grasp: Grasp) -> Lesson:
+def label_change(change: Change, before: Observation, grasp: Grasp) -> EpisodeLabels:
     """Reconcile what changed with the predictions in the frame before and with the reported outcome."""
     found = _refuse(change) or _Case(change, before, grasp).decide()
     masks = np.stack(found.masks) if found.masks else np.zeros((0, *change.left.shape), bool)
     changed = change.left | change.appeared
     edge = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    return Lesson(
+    return EpisodeLabels(
         verdict=found.verdict,
         cause=found.cause,
         reason=found.reason,
@@ -224,7 +224,7 @@ class _Case:
             return _rejected(
                 Cause.AMBIGUOUS, "what changed did not all leave, and no prediction agrees with it"
             )
-        if len(parts) > MOST_PARTS:
+        if len(parts) > MAX_PARTS:
             return _rejected(
                 Cause.AMBIGUOUS, f"{len(parts)} predictions changed: a pile that slid, not one item"
             )

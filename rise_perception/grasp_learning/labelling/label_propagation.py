@@ -18,7 +18,7 @@ from rise_perception.core.errors import DataError
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.change import find_change
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels
 
 #: Share of a mask on which something came to lie during a grasp: the item itself may have come.
 CAME = 0.05
@@ -33,7 +33,7 @@ BREAKS = (Cause.CAMERA_MOVED, Cause.EXPOSURE_JUMP, Cause.CHANGE_EVERYWHERE, Caus
 
 
 @dataclass(frozen=True)
-class Sighting:
+class ItemMask:
     """An item in a frame.
 
     Attributes:
@@ -47,9 +47,9 @@ class Sighting:
     width: int
 
     @staticmethod
-    def of(item: str, mask: np.ndarray) -> Sighting:
+    def of(item: str, mask: np.ndarray) -> ItemMask:
         """From a mask (H, W) bool."""
-        return Sighting(item, np.packbits(mask, axis=1), mask.shape[1])
+        return ItemMask(item, np.packbits(mask, axis=1), mask.shape[1])
 
     def unpacked(self) -> np.ndarray:
         """(H, W) bool."""
@@ -57,21 +57,21 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Known:
-    """The items that are certain in an episode's frames; those that its own lesson has labels of go first."""
+class KnownItems:
+    """The items that are certain in an episode's frames; those that its own labels hold go first."""
 
-    before: tuple[Sighting, ...] = ()
-    after: tuple[Sighting, ...] = ()
+    before: tuple[ItemMask, ...] = ()
+    after: tuple[ItemMask, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Grasp:
-    """An episode with its lesson and, of the frame before, what is certain."""
+    """An episode with its episode_labels and, of the frame before, what is certain."""
 
     entry: Entry
     episode: Episode
-    lesson: Lesson
-    known: tuple[Sighting, ...] = ()
+    episode_labels: EpisodeLabels
+    known: tuple[ItemMask, ...] = ()
 
 
 def beside(entries: Iterable[Entry], chosen: Iterable[Entry]) -> list[Entry]:
@@ -85,26 +85,30 @@ def beside(entries: Iterable[Entry], chosen: Iterable[Entry]) -> list[Entry]:
     return found
 
 
-def known_items(store: EpisodeStore, entries: Iterable[Entry]) -> dict[str, Known]:
+def known_items(store: EpisodeStore, entries: Iterable[Entry]) -> dict[str, KnownItems]:
     """What is certain in the frames of each readable episode: id -> its items.
 
     Args:
         store: of the episodes.
         entries: those that may tell each other; labels of others are not used.
     """
-    found: dict[str, Known] = {}
+    found: dict[str, KnownItems] = {}
     later: _Grasp | None = None
     for grasp in _read(store, sorted(entries, key=lambda entry: entry.stamp, reverse=True)):
         after = () if later is None else tuple(_over_the_pause(grasp, later))
-        own = [Sighting.of(f"{grasp.entry.id} {rank}", mask) for rank, mask in enumerate(grasp.lesson.masks)]
-        taken = grasp.lesson.masks.any(axis=0)
+        own = [
+            ItemMask.of(f"{grasp.entry.id} {rank}", mask)
+            for rank, mask in enumerate(grasp.episode_labels.masks)
+        ]
+        taken = grasp.episode_labels.masks.any(axis=0)
         earlier = [
-            Sighting.of(sighting.item, seen)
-            for sighting in after
-            if (seen := carried_back(sighting.unpacked(), Passage.of(grasp.lesson))) is not None
+            ItemMask.of(item.item, seen)
+            for item in after
+            if (seen := propagate_backward(item.unpacked(), FrameTransition.of(grasp.episode_labels)))
+            is not None
             and not (seen & taken).any()
         ]
-        found[grasp.entry.id] = Known((*own, *earlier), after)
+        found[grasp.entry.id] = KnownItems((*own, *earlier), after)
         later = replace(grasp, known=found[grasp.entry.id].before)
     return found
 
@@ -117,13 +121,13 @@ def _read(store: EpisodeStore, entries: Iterable[Entry]) -> Iterator[_Grasp]:
             continue
 
 
-def _over_the_pause(grasp: _Grasp, later: _Grasp) -> Iterator[Sighting]:
+def _over_the_pause(grasp: _Grasp, later: _Grasp) -> Iterator[ItemMask]:
     """What the next grasp knows, in the frame after this one; nothing where the scene is another one."""
     first, second = grasp.episode.after, later.episode.before
     pause = second.frame.stamp - first.frame.stamp
     if (
         not later.known
-        or grasp.lesson.cause in BREAKS
+        or grasp.episode_labels.cause in BREAKS
         or grasp.entry.session != later.entry.session
         or not 0 <= pause <= LONGEST_PAUSE * 1e9
         or first.frame.image.shape != second.frame.image.shape
@@ -132,15 +136,15 @@ def _over_the_pause(grasp: _Grasp, later: _Grasp) -> Iterator[Sighting]:
     change = find_change(first, second)
     if change.share > SAME_SCENE or change.motion.shift > STILL:
         return
-    passage = Passage(change.left, change.appeared, change.motion.matrix)
-    for sighting in later.known:
-        seen = carried_back(sighting.unpacked(), passage)
+    transition = FrameTransition(change.left, change.appeared, change.motion.matrix)
+    for item in later.known:
+        seen = propagate_backward(item.unpacked(), transition)
         if seen is not None:
-            yield Sighting.of(sighting.item, seen)
+            yield ItemMask.of(item.item, seen)
 
 
 @dataclass(frozen=True)
-class Passage:
+class FrameTransition:
     """What happened between two frames.
 
     Attributes:
@@ -153,25 +157,25 @@ class Passage:
     to_later: np.ndarray
 
     @staticmethod
-    def of(lesson: Lesson) -> Passage:
+    def of(episode_labels: EpisodeLabels) -> FrameTransition:
         """Of a grasp."""
-        return Passage(lesson.left, lesson.appeared, lesson.to_after)
+        return FrameTransition(episode_labels.left, episode_labels.appeared, episode_labels.to_after)
 
 
-def carried_back(mask: np.ndarray, passage: Passage) -> np.ndarray | None:
-    """What was seen before a passage of an item that is seen after it; None where that is not certain.
+def propagate_backward(mask: np.ndarray, transition: FrameTransition) -> np.ndarray | None:
+    """What was seen before a transition of an item that is seen after it; None where that is not certain.
 
     Args:
         mask: (H, W) bool, of the item in the later frame.
-        passage: between the frames.
+        transition: between the frames.
     """
     size = int(mask.sum())
     height, width = mask.shape
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    there = cv2.warpAffine(mask.astype(np.uint8), passage.to_later, (width, height), flags=flags) > 0
-    if size == 0 or (there & passage.appeared).sum() > CAME * size:
+    there = cv2.warpAffine(mask.astype(np.uint8), transition.to_later, (width, height), flags=flags) > 0
+    if size == 0 or (there & transition.appeared).sum() > CAME * size:
         return None
-    seen = there & ~passage.left & ~passage.appeared
+    seen = there & ~transition.left & ~transition.appeared
     count, _, statistics, _ = cv2.connectedComponentsWithStats(seen.astype(np.uint8), connectivity=4)
     largest = int(statistics[1:, cv2.CC_STAT_AREA].max()) if count > 1 else 0
     if largest < IN_SIGHT * size or largest < IN_ONE_PIECE * int(seen.sum()):

@@ -7,7 +7,7 @@ import numpy as np
 
 from rise_perception.evaluation.overlay import draw_overlay
 from rise_perception.grasp_learning.capture.episode import Episode
-from rise_perception.grasp_learning.labelling.episode_labels import Lesson, Verdict
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
 LEFT, APPEARED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
 TITLES = ("before", "after", "predicted before", "learned")
@@ -22,7 +22,7 @@ _COLORS = {
 }
 
 
-def draw_lesson(episode: Episode, lesson: Lesson, zoom: bool = False) -> np.ndarray:
+def draw_labels(episode: Episode, episode_labels: EpisodeLabels, zoom: bool = False) -> np.ndarray:
     """Draw an episode for a person, panels with titles side by side.
 
     The last panel shows the frame before in grey, what left (red) and appeared (blue), and in colour what
@@ -30,7 +30,7 @@ def draw_lesson(episode: Episode, lesson: Lesson, zoom: bool = False) -> np.ndar
 
     Args:
         episode: the frames and predictions.
-        lesson: what was concluded.
+        episode_labels: what was concluded.
         zoom: show the surroundings of what changed only.
 
     Returns:
@@ -39,12 +39,12 @@ def draw_lesson(episode: Episode, lesson: Lesson, zoom: bool = False) -> np.ndar
     before, after = episode.before.frame.image, episode.after.frame.image
     found = episode.before.instances
     size = before.shape[:2]
-    rows, columns = _around(lesson, size) if zoom else (slice(0, size[0]), slice(0, size[1]))
+    rows, columns = _around(episode_labels, size) if zoom else (slice(0, size[0]), slice(0, size[1]))
     whole = [
         before,
         after,
         before if found is None else draw_overlay(before, found),
-        _learned(episode, lesson),
+        _learned(episode, episode_labels),
     ]
     panels = [_resized(image[rows, columns]) for image in whole]
     gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
@@ -55,34 +55,34 @@ def draw_lesson(episode: Episode, lesson: Lesson, zoom: bool = False) -> np.ndar
     return np.vstack([line, strip])
 
 
-def draw_episode(episode: Episode, lesson: Lesson) -> np.ndarray:
-    """:func:`draw_lesson` below a line with the verdict and its reason."""
-    picture = draw_lesson(episode, lesson)
-    bar = np.full((CAPTION, picture.shape[1], 3), _COLORS.get(lesson.verdict, (90, 90, 90)), np.uint8)
+def draw_episode(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
+    """:func:`draw_labels` below a line with the verdict and its reason."""
+    picture = draw_labels(episode, episode_labels)
+    bar = np.full((CAPTION, picture.shape[1], 3), _COLORS.get(episode_labels.verdict, (90, 90, 90)), np.uint8)
     name = episode.grasp.grasp_id.encode("ascii", "replace").decode()[:60]
-    text = f"{name}: {lesson.verdict.value} ({lesson.cause.value}): {lesson.reason}"
+    text = f"{name}: {episode_labels.verdict.value} ({episode_labels.cause.value}): {episode_labels.reason}"
     _write(bar, text, (8, 23), 0.6, (255, 255, 255))
     return np.vstack([bar, picture])
 
 
-def _learned(episode: Episode, lesson: Lesson) -> np.ndarray:
+def _learned(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
     before = episode.before.frame.image
-    drawn = _tint(_tint(_dimmed(before, 0.5), lesson.left, LEFT), lesson.appeared, APPEARED)
+    drawn = _tint(_tint(_dimmed(before, 0.5), episode_labels.left, LEFT), episode_labels.appeared, APPEARED)
     for side in (episode.before, episode.after):
         if side.robot is not None:
             drawn[side.robot] = 0
-    labels = lesson.masks.any(axis=0)
+    labels = episode_labels.masks.any(axis=0)
     drawn[labels] = before[labels]
     thick = max(1, round(before.shape[1] / 240))
-    for mask in lesson.masks:
+    for mask in episode_labels.masks:
         edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(drawn, edges, -1, LABEL, thick)
     return drawn
 
 
-def _around(lesson: Lesson, size: tuple[int, int]) -> tuple[slice, slice]:
+def _around(episode_labels: EpisodeLabels, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the window, in the picture's proportions, in which something changed."""
-    ys, xs = np.nonzero(lesson.left | lesson.appeared | lesson.masks.any(axis=0))
+    ys, xs = np.nonzero(episode_labels.left | episode_labels.appeared | episode_labels.masks.any(axis=0))
     if not len(ys):
         return slice(0, size[0]), slice(0, size[1])
     spread = max(np.ptp(ys) / size[0], np.ptp(xs) / size[1])

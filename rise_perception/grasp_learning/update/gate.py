@@ -14,7 +14,7 @@ from rise_perception.core.instances import Instances
 from rise_perception.core.regions import CONTAINER, category_name
 from rise_perception.evaluation.coco import coco_scores
 from rise_perception.grasp_learning.capture.episode import Episode
-from rise_perception.grasp_learning.labelling.label_propagation import Sighting
+from rise_perception.grasp_learning.labelling.label_propagation import ItemMask
 from rise_perception.inference.segmenter import Segmenter
 from rise_perception.training.validation import predicted_pairs, rated
 
@@ -26,7 +26,8 @@ class GateConfig:
     Attributes:
         max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
         min_gain: mean quality that has to be won on the held-out interactions.
-        certainty: standard errors by which the gain has to lie above zero: 1.64 is luck one time in twenty.
+        certainty: standard errors by which the gain has to lie above zero: 1.64 is 5 % significance,
+            one-sided.
             Of ten updates on shuffled labels one passed: it had won 0.007, and 0.18 on the anchors.
         min_heldout: held-out items below which nothing can be judged.
     """
@@ -68,7 +69,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class GateDecision:
     """Whether a candidate passes, and why or why not, with the numbers.
 
     Attributes:
@@ -82,9 +83,9 @@ class Judgement:
     forgets: bool = False
 
 
-def judge(
+def gate_candidate(
     serving: Measured, candidate: Measured, config: GateConfig, best_anchor_ap: float = 0.0
-) -> Judgement:
+) -> GateDecision:
     """Compare a candidate with what serves; both were measured on the same images and labels.
 
     Args:
@@ -94,7 +95,7 @@ def judge(
     """
     count = len(serving.heldout)
     if count < config.min_heldout:
-        return Judgement(
+        return GateDecision(
             False, f"{count} held-out items cannot judge it; gate.min_heldout is {config.min_heldout}"
         )
     # A candidate that is only bolder is so on the anchors as well.
@@ -106,24 +107,26 @@ def judge(
     figures = (
         f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out quality "
         f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean / bolder:.3f} over {count} items, "
-        f"give or take {error:.3f}"
+        f"± {error:.3f}"
     )
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
-        return Judgement(
+        return GateDecision(
             False, f"the anchors drop by more than {config.max_anchor_drop} below {best:.3f}: {figures}", True
         )
     if not mean >= config.min_gain:
-        return Judgement(False, f"the held-out interactions do not improve by {config.min_gain}: {figures}")
+        return GateDecision(
+            False, f"the held-out interactions do not improve by {config.min_gain}: {figures}"
+        )
     if not mean > config.certainty * error:
-        return Judgement(False, f"the gain on the held-out interactions may be luck: {figures}")
-    return Judgement(True, figures)
+        return GateDecision(False, f"the gain on the held-out interactions may be luck: {figures}")
+    return GateDecision(True, figures)
 
 
 def measure(
     folder: Path,
     anchors: str | Path,
-    interactions: Iterable[tuple[Episode, Sequence[Sighting]]],
+    interactions: Iterable[tuple[Episode, Sequence[ItemMask]]],
     device: str = "cpu",
 ) -> Measured:
     """Measure a model.
@@ -143,15 +146,15 @@ def measure(
         raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
     segmenter = Segmenter.load(folder, device)
     found: dict[str, list[float]] = {}
-    for episode, sightings in interactions:
+    for episode, items in interactions:
         frame = episode.before.frame
         try:
             instances = segmenter(frame.image, frame.depth)
         except ModelError:  # a model that needs depth finds nothing where there is none
             instances = Instances.empty(*frame.image.shape[:2])
-        masks = [sighting.unpacked() for sighting in sightings]
-        for sighting, quality in zip(sightings, qualities(masks, instances), strict=True):
-            found.setdefault(sighting.item, []).append(quality)
+        masks = [item.unpacked() for item in items]
+        for item, quality in zip(items, qualities(masks, instances), strict=True):
+            found.setdefault(item.item, []).append(quality)
     # The same item in ten frames is not ten witnesses.
     heldout = np.array([float(np.mean(values)) for values in found.values()])
     guesses = rated(pairs)

@@ -20,15 +20,26 @@ from rise_perception.data.sources import open_labelled
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import Verdict
-from rise_perception.grasp_learning.labelling.label_propagation import Known, Sighting, beside, known_items
-from rise_perception.grasp_learning.update.gate import GateConfig, Judgement, Measured, judge, measure
+from rise_perception.grasp_learning.labelling.label_propagation import (
+    ItemMask,
+    KnownItems,
+    beside,
+    known_items,
+)
+from rise_perception.grasp_learning.update.gate import (
+    GateConfig,
+    GateDecision,
+    Measured,
+    gate_candidate,
+    measure,
+)
 from rise_perception.grasp_learning.update.model_store import ModelStore, StoredModel
-from rise_perception.grasp_learning.update.scenes import objection
+from rise_perception.grasp_learning.update.scenes import rejection_reason
 from rise_perception.grasp_learning.update.update import (
     Progress,
     Stopped,
     UpdateConfig,
-    draw_back,
+    interpolate_weights,
     train_candidate,
 )
 from rise_perception.grasp_learning.update.update_log import write_down
@@ -39,7 +50,7 @@ MEMORY = "learner.json"
 #: Verdicts that may come with labels.
 USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE)
 #: Rejected candidates that an episode may have had a part in before it is left out.
-MOST_FAILURES = 3
+MAX_FAILURES = 3
 #: How often a candidate that forgets anchors is drawn back towards the serving model, and to which part.
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
 
@@ -59,8 +70,9 @@ class LearnerConfig:
         gate: what it has to reach.
         min_new: episodes that have to be new before an update begins by itself.
         most_new: new episodes that one update takes, the oldest first.
-        new_share: share of the new ones among an update's episodes; the others are replayed.
-        heldout_share: share of the time, and of recordings, whose episodes judge and are never learned from.
+        new_fraction: share of the new ones among an update's episodes; the others are replayed.
+        heldout_fraction: fraction of the time, and of recordings, whose episodes validate and are never
+            learned from.
         heldout_cycle: seconds after which that comes round: :func:`is_held_out`.
         most_heldout: the newest of them that are looked at.
         device: where networks run.
@@ -72,8 +84,8 @@ class LearnerConfig:
     gate: GateConfig = field(default_factory=GateConfig)
     min_new: int = 8
     most_new: int = 64
-    new_share: float = 0.25
-    heldout_share: float = 0.25
+    new_fraction: float = 0.25
+    heldout_fraction: float = 0.25
     heldout_cycle: float = 120.0
     most_heldout: int = 60
     device: str = "cpu"
@@ -84,7 +96,7 @@ class LearnerConfig:
                 "no labelled anchors to replay, or none held out for the gate; name both (`rise scenes` "
                 "makes some): without them nothing shows what an update destroys"
             )
-        for name in ("new_share", "heldout_share"):
+        for name in ("new_fraction", "heldout_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.most_new < 1 or not self.heldout_cycle > 0:
@@ -132,13 +144,13 @@ class Update:
     """The end of an update.
 
     Attributes:
-        judgement: of the gate.
+        decision: of the gate.
         promoted: it serves now.
         version: of the candidate; a rejected one is not kept.
         serving, candidate: their figures; None when the training failed.
     """
 
-    judgement: Judgement
+    decision: GateDecision
     promoted: bool
     version: str
     serving: Measured | None = None
@@ -181,8 +193,8 @@ class OnlineLearner:
         """True when enough new episodes wait, enough can judge, and nobody has paused."""
         if self.memory.paused or self.survey().new < self.config.min_new:
             return False
-        judges = [e for e in self.episodes.entries() if e.verdict in USABLE and self._judges(e)]
-        return len(judges) >= self.config.gate.min_heldout
+        validation = [e for e in self.episodes.entries() if e.verdict in USABLE and self._validates(e)]
+        return len(validation) >= self.config.gate.min_heldout
 
     def pause(self, paused: bool) -> None:
         """Stop or resume; outlasts the process."""
@@ -194,12 +206,12 @@ class OnlineLearner:
         self._remember(learned=(), failures={})
         return self.models.find(current.version)
 
-    def _judges(self, entry: Entry) -> bool:
-        return is_held_out(entry, self.config.heldout_share, self.config.heldout_cycle)
+    def _validates(self, entry: Entry) -> bool:
+        return is_held_out(entry, self.config.heldout_fraction, self.config.heldout_cycle)
 
     def _is_new(self, entry: Entry) -> bool:
         known = entry.id in self.memory.learned or entry.id in self.memory.failures
-        return not known and not self._judges(entry)
+        return not known and not self._validates(entry)
 
     # -- an update ---------------------------------------------------------------------------------
 
@@ -239,42 +251,42 @@ class OnlineLearner:
                     budget, parent, self.config.anchors, source, place, report, stop, self.config.device
                 )
             except ModelError as error:  # the loss ran away: a rejected candidate, like any other
-                failed = Update(Judgement(False, f"the training failed: {error}"), False, "")
+                failed = Update(GateDecision(False, f"the training failed: {error}"), False, "")
                 self._conclude(failed, training, {"parent": parent.version})
                 return failed
             report(Progress("validating", steps, budget.iterations))
             serving = self._measured(parent.folder, heldout, stop)
-            # Known by its content: another file under the same name is another measure.
+            # KnownItems by its content: another file under the same name is another measure.
             measure_of = file_checksum(Path(self.config.heldout_anchors))
             line = parent.facts.get("best_anchors", {})
             best = max(serving.anchor_ap, line.get(measure_of, 0.0))
             candidate = self._measured(place, heldout, stop)
-            judgement = judge(serving, candidate, self.config.gate, best)
+            decision = gate_candidate(serving, candidate, self.config.gate, best)
             for _ in range(DRAWN_BACK):
-                if not judgement.forgets:
+                if not decision.forgets:
                     break
-                card = draw_back(place, parent, PART_OF_THE_WAY)
+                card = interpolate_weights(place, parent, PART_OF_THE_WAY)
                 candidate = self._measured(place, heldout, stop)
-                judgement = judge(serving, candidate, self.config.gate, best)
+                decision = gate_candidate(serving, candidate, self.config.gate, best)
             facts = {
                 "parent": parent.version,
-                "note": f"{len(training)} episodes, {steps} steps; {judgement.reason}",
-                "accepted": judgement.accepted and promote,
+                "note": f"{len(training)} episodes, {steps} steps; {decision.reason}",
+                "accepted": decision.accepted and promote,
                 "anchor_ap": candidate.anchor_ap,
                 "heldout": candidate.heldout_mean,
                 "best_anchors": line | {measure_of: best},
             }
             if stop.is_set():
                 raise Stopped
-            if judgement.accepted or not promote:
+            if decision.accepted or not promote:
                 self.models.add(place, card, facts)
-        promoted = judgement.accepted and promote
+        promoted = decision.accepted and promote
         if promoted:
             try:
                 self.models.promote(card.version, parent.version)
             except ModelError as error:
-                promoted, judgement = False, Judgement(False, str(error))
-        result = Update(judgement, promoted, card.version, serving, candidate)
+                promoted, decision = False, GateDecision(False, str(error))
+        result = Update(decision, promoted, card.version, serving, candidate)
         measured = {
             "parent": parent.version,
             "steps": steps,
@@ -300,14 +312,14 @@ class OnlineLearner:
         """Held-out episodes, and those to learn from."""
         depth = parent.card.network.input == "rgbd"
         good = [entry for entry in self.episodes.entries() if entry.verdict in USABLE]
-        heldout = [e for e in good if self._judges(e)][::-1][: self.config.most_heldout]
+        heldout = [e for e in good if self._validates(e)][::-1][: self.config.most_heldout]
         heldout = [e for e in heldout if not self._objection(e, depth)]
         if len(heldout) < self.config.gate.min_heldout:
             raise TooFewEpisodesError(
                 f"{len(heldout)} held-out episodes can judge a candidate, gate.min_heldout is "
                 f"{self.config.gate.min_heldout}; capture more grasps"
             )
-        training = [e for e in good if not self._judges(e)]
+        training = [e for e in good if not self._validates(e)]
         if ids:
             unknown = sorted(set(ids) - {e.id for e in training})
             if unknown:
@@ -318,12 +330,12 @@ class OnlineLearner:
         else:
             new = [e for e in training if self._is_new(e)]
             failures = self.memory.failures
-            old = [e for e in training if e not in new and failures.get(e.id, 0) < MOST_FAILURES]
+            old = [e for e in training if e not in new and failures.get(e.id, 0) < MAX_FAILURES]
             new = new[: self.config.most_new]
-            chosen = new + replayed(old, len(new), self.config.new_share, seed=len(self.memory.learned))
+            chosen = new + replayed(old, len(new), self.config.new_fraction, seed=len(self.memory.learned))
         useless = [e for e in chosen if self._objection(e, depth)]
         if useless:  # or they would count as new for ever
-            self._remember(failures=self.memory.failures | {e.id: MOST_FAILURES for e in useless})
+            self._remember(failures=self.memory.failures | {e.id: MAX_FAILURES for e in useless})
         chosen = [e for e in chosen if e not in useless]
         if not chosen:
             raise TooFewEpisodesError("no stored episode teaches anything new; capture more grasps")
@@ -331,16 +343,16 @@ class OnlineLearner:
 
     def _objection(self, entry: Entry, depth: bool) -> str:
         try:
-            return objection(*self.episodes.read(entry), depth)
+            return rejection_reason(*self.episodes.read(entry), depth)
         except DataError as error:  # damaged, or evicted a moment ago
             return str(error)
 
-    def _known(self, chosen: list[Entry], judging: bool) -> dict[str, Known]:
+    def _known(self, chosen: list[Entry], judging: bool) -> dict[str, KnownItems]:
         """What is certain in the frames of episodes that all judge, or all teach."""
-        side = [entry for entry in self.episodes.entries() if self._judges(entry) == judging]
+        side = [entry for entry in self.episodes.entries() if self._validates(entry) == judging]
         return known_items(self.episodes, beside(side, chosen))
 
-    def _read(self, entries: list[Entry]) -> Iterator[tuple[Episode, tuple[Sighting, ...]]]:
+    def _read(self, entries: list[Entry]) -> Iterator[tuple[Episode, tuple[ItemMask, ...]]]:
         known = self._known(entries, judging=True)
         for entry in entries:
             episode, _ = self.episodes.read(entry)
@@ -350,7 +362,7 @@ class OnlineLearner:
 
     def _conclude(self, result: Update, training: list[Entry], facts: dict[str, object]) -> None:
         """Write an update down, and what it means for its episodes."""
-        accepted, memory = result.judgement.accepted, self.memory
+        accepted, memory = result.decision.accepted, self.memory
         failures, learned = dict(memory.failures), set(memory.learned)
         for entry in training:
             if result.promoted:
@@ -364,9 +376,9 @@ class OnlineLearner:
             learned=tuple(sorted(learned & stored)),
             failures={k: v for k, v in failures.items() if k in stored},
             rejected=memory.rejected + (not accepted),
-            last_verdict=f"{verdict}: {result.judgement.reason}",
+            last_verdict=f"{verdict}: {result.decision.reason}",
         )
-        said = {"verdict": verdict, "reason": result.judgement.reason, "candidate": result.version}
+        said = {"verdict": verdict, "reason": result.decision.reason, "candidate": result.version}
         write_down(self.models.root, {**said, "episodes": len(training), **facts})
 
     def _remembered(self) -> Memory:
@@ -395,11 +407,11 @@ def is_held_out(entry: Entry, share: float, cycle: float) -> bool:
     return (entry.stamp + start) % length >= (1 - share) * length
 
 
-def replayed(old: Sequence[Entry], new: int, new_share: float, seed: int) -> list[Entry]:
+def replayed(old: Sequence[Entry], new: int, new_fraction: float, seed: int) -> list[Entry]:
     """Older episodes to go with ``new`` new ones: corrections first, the others drawn without replacement.
 
     With no new one, all of them.
     """
-    count = round(new * (1 - new_share) / new_share) if new else len(old)
+    count = round(new * (1 - new_fraction) / new_fraction) if new else len(old)
     shuffled = random.Random(seed).sample(list(old), len(old))
     return sorted(shuffled, key=lambda entry: entry.verdict != Verdict.CORRECTED)[:count]

@@ -19,7 +19,7 @@ from rise_perception.grasp_learning.capture.recordings import (
     is_bag,
     is_store,
 )
-from rise_perception.grasp_learning.labelling.label_episode import learn_from
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.learner import OnlineLearner, Update
 from rise_perception.grasp_learning.update.update import Progress
 
@@ -81,7 +81,7 @@ def has_depth(source: Source) -> bool:
     return False
 
 
-def take_in(source: Source, store: EpisodeStore, predictor: Predictor, step: Callable[[], object]) -> Taken:
+def ingest(source: Source, store: EpisodeStore, predictor: Predictor, step: Callable[[], object]) -> Taken:
     """Add a source's grasps to a store, those that it does not hold yet.
 
     Args:
@@ -103,7 +103,7 @@ def take_in(source: Source, store: EpisodeStore, predictor: Predictor, step: Cal
                 taken.known += 1
             else:
                 complete = predictor.complete(episode)
-                store.add(complete, learn_from(complete))
+                store.add(complete, label_episode(complete))
                 taken.new += 1
     except StoreFullError:
         raise

@@ -8,8 +8,8 @@ from collections import Counter
 from rise_perception.core.errors import DataError
 from rise_perception.evaluation.report import Picture, Section, Table
 from rise_perception.grasp_learning.capture.episode_store import USEFULNESS, Entry, EpisodeStore
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, Lesson, Verdict
-from rise_perception.grasp_learning.labelling.pictures import draw_lesson
+from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
+from rise_perception.grasp_learning.labelling.pictures import draw_labels
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update_log import read_history
 
@@ -27,7 +27,7 @@ _MEANING: dict[Verdict | Cause, str] = {
 }
 
 
-def lessons_section(episodes: EpisodeStore, most: int = 12) -> Section:
+def labels_section(episodes: EpisodeStore, most: int = 12) -> Section:
     """The most instructive episodes as pictures, and how many there are of each kind.
 
     Corrections go first, rejected ones last; within a verdict its causes take turns, newest first.
@@ -40,21 +40,21 @@ def lessons_section(episodes: EpisodeStore, most: int = 12) -> Section:
     found: list[tuple[tuple[int, int, int], Entry]] = []
     for entry in reversed(episodes.entries()):
         try:
-            lesson = episodes.read_lesson(entry)
+            labels = episodes.read_labels(entry)
         except DataError:
             continue
-        kind = lesson.verdict, lesson.cause
-        found.append(((-USEFULNESS.index(lesson.verdict), counts[kind], -entry.stamp), entry))
+        kind = labels.verdict, labels.cause
+        found.append(((-USEFULNESS.index(labels.verdict), counts[kind], -entry.stamp), entry))
         counts[kind] += 1
     pictures: list[Picture] = []
     for _, entry in sorted(found, key=lambda pair: pair[0]):
         if len(pictures) == most:
             break
         try:
-            episode, lesson = episodes.read(entry)
+            episode, labels = episodes.read(entry)
         except DataError:
             continue
-        pictures.append(Picture.of(draw_lesson(episode, lesson, zoom=True), in_words(lesson)))
+        pictures.append(Picture.of(draw_labels(episode, labels, zoom=True), in_words(labels)))
     rows = [
         (f"{verdict.value}: {cause.value}", str(count))
         for (verdict, cause), count in sorted(
@@ -68,12 +68,12 @@ def lessons_section(episodes: EpisodeStore, most: int = 12) -> Section:
     return Section("What the grasps taught", text, [Table(("verdict", "grasps"), rows)], pictures)
 
 
-def in_words(lesson: Lesson) -> str:
+def in_words(labels: EpisodeLabels) -> str:
     """Verdict, reason and what follows, for a person."""
-    meaning = _MEANING[lesson.cause if lesson.cause in _MEANING else lesson.verdict]
-    if lesson.verdict not in (Verdict.EMPTY, Verdict.REJECTED) and not lesson.teaches:
+    meaning = _MEANING[labels.cause if labels.cause in _MEANING else labels.verdict]
+    if labels.verdict not in (Verdict.EMPTY, Verdict.REJECTED) and not labels.teaches:
         meaning = "No prediction agrees, so that there is no label in it."
-    return f"{lesson.verdict.value.capitalize()}: {lesson.reason}. {meaning}"
+    return f"{labels.verdict.value.capitalize()}: {labels.reason}. {meaning}"
 
 
 def updates_section(models: ModelStore) -> Section:

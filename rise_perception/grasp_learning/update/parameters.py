@@ -29,8 +29,8 @@ _LEARNER: dict[str, _About] = {
     "device": ("Where the networks of the learner run: cpu, cuda, cuda:1 or another.", None),
     "min_new": ("New episodes that begin an update by itself.", (1, 100_000)),
     "most_new": ("New episodes that one update takes, the oldest first.", (1, 100_000)),
-    "new_share": ("Share of new episodes in an update; the others are replayed.", (0.01, 0.99)),
-    "heldout_share": ("Share of the time whose episodes judge and are never learned from.", (0.01, 0.99)),
+    "new_fraction": ("Share of new episodes in an update; the others are replayed.", (0.01, 0.99)),
+    "heldout_fraction": ("Share of the time whose episodes judge and are never learned from.", (0.01, 0.99)),
     "heldout_cycle": ("Seconds after which that time comes round.", (1.0, 1e6)),
 }
 #: name: default, sentence, range of a number.

@@ -18,8 +18,8 @@ from rise_perception.core.instances import Instances
 from rise_perception.data.coco import LabelledImage
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
-from rise_perception.grasp_learning.labelling.episode_labels import Lesson
-from rise_perception.grasp_learning.labelling.label_propagation import Known
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
+from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.network.config import NetworkConfig
 from rise_perception.synthesis.bank import SeededBank
 from rise_perception.synthesis.cut_out import SMALLEST
@@ -32,7 +32,7 @@ FIRST_UNMOVED = 500_000
 #: The identity of the robot, which is no object: labels of predictions end before it.
 ROBOT = FIRST_PASTED - 1
 #: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
-LEAST_CONTRAST = 4.0
+MIN_CONTRAST = 4.0
 #: For the bank: an anchor image has about this many objects for the one of an episode.
 OBJECTS_OF_AN_ANCHOR = 4
 
@@ -46,20 +46,20 @@ def is_certain(ids: np.ndarray) -> np.ndarray:
     return (ids < FIRST_UNMOVED) | (ids >= FIRST_PASTED)
 
 
-def objection(episode: Episode, lesson: Lesson, with_depth: bool) -> str:
+def rejection_reason(episode: Episode, episode_labels: EpisodeLabels, with_depth: bool) -> str:
     """Why nothing can be learned from an episode; empty when something can.
 
     Args:
         episode: the frames.
-        lesson: the labels of the frame before.
+        episode_labels: the labels of the frame before.
         with_depth: the model sees depth.
     """
-    if not lesson.teaches:
-        return f"no label ({lesson.reason})"
-    if int(lesson.masks.sum((1, 2)).min()) < SMALLEST:
+    if not episode_labels.teaches:
+        return f"no label ({episode_labels.reason})"
+    if int(episode_labels.masks.sum((1, 2)).min()) < SMALLEST:
         return "a label is too small"
     for side, frame in (("before", episode.before.frame), ("after", episode.after.frame)):
-        if float(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).std()) < LEAST_CONTRAST:
+        if float(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).std()) < MIN_CONTRAST:
             return f"the frame {side} is blank"
         if with_depth and (frame.depth is None or not (frame.depth > 0).any()):
             return f"the frame {side} has no depth"
@@ -82,33 +82,36 @@ class EpisodeImages:
         store: EpisodeStore,
         entries: list[Entry],
         network: NetworkConfig,
-        known: Mapping[str, Known],
+        known: Mapping[str, KnownItems],
     ) -> None:
         self.store, self.entries, self.network, self.known = store, entries, network, known
-        self._last: tuple[Entry, tuple[Episode, Lesson]] | None = None
+        self._last: tuple[Entry, tuple[Episode, EpisodeLabels]] | None = None
 
     def __len__(self) -> int:
         return 2 * len(self.entries)
 
     def __getitem__(self, index: int) -> LabelledImage:
-        """Known items count from 0 in both frames; unmoved predictions from FIRST_UNMOVED on."""
-        entry, episode, lesson = self._read(index)
+        """KnownItems items count from 0 in both frames; unmoved predictions from FIRST_UNMOVED on."""
+        entry, episode, episode_labels = self._read(index)
         before, after = self._certain(entry, episode)
         if index % 2:
             return self._image(f"{entry.id} after", episode, False, after)
-        unmoved = _unmoved(episode, lesson, self.network, before[0])
+        unmoved = _unmoved(episode, episode_labels, self.network, before[0])
         return self._image(f"{entry.id} before", episode, True, before, unmoved)
 
     def after(self, index: int) -> LabelledImage | None:
         """The frame after of a frame before, with what is known there and what has not moved."""
         if index % 2:
             return None
-        entry, episode, lesson = self._read(index)
+        entry, episode, episode_labels = self._read(index)
         before, after = self._certain(entry, episode)
-        masks, ids, classes = _unmoved(episode, lesson, self.network, before[0])
+        masks, ids, classes = _unmoved(episode, episode_labels, self.network, before[0])
         height, width = masks.shape[1:]
         moved = [
-            cv2.warpAffine(m.astype(np.uint8), lesson.to_after, (width, height), flags=cv2.INTER_NEAREST) > 0
+            cv2.warpAffine(
+                m.astype(np.uint8), episode_labels.to_after, (width, height), flags=cv2.INTER_NEAREST
+            )
+            > 0
             for m in masks
         ]
         there = np.stack(moved) if moved else masks
@@ -116,28 +119,28 @@ class EpisodeImages:
 
     def taught(self, number: int) -> LabelledImage:
         """The frame before of an episode with what this episode itself took: in full sight, for the bank."""
-        entry, episode, lesson = self._read(2 * number)
+        entry, episode, episode_labels = self._read(2 * number)
         before, _ = self._certain(entry, episode)
-        own = [part[: len(lesson.masks)] for part in before]
+        own = [part[: len(episode_labels.masks)] for part in before]
         image = self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
         items = image.ids != ROBOT
         return replace(image, masks=image.masks[items], classes=image.classes[items], ids=image.ids[items])
 
     def _certain(self, entry: Entry, episode: Episode) -> tuple[_Objects, _Objects]:
         """The known items of both frames; an item has one identity in both."""
-        known = self.known.get(entry.id, Known())
-        order = dict.fromkeys(sighting.item for sighting in (*known.before, *known.after))
+        known = self.known.get(entry.id, KnownItems())
+        order = dict.fromkeys(item.item for item in (*known.before, *known.after))
         number = {item: rank for rank, item in enumerate(order)}
         found = []
-        for sightings in (known.before, known.after):
-            masks = [sighting.unpacked() for sighting in sightings]
+        for items in (known.before, known.after):
+            masks = [item.unpacked() for item in items]
             kinds = [_class_of(mask, episode.before.instances, self.network) for mask in masks]
-            ids = np.array([number[sighting.item] for sighting in sightings], np.int64)
+            ids = np.array([number[item.item] for item in items], np.int64)
             there = np.stack(masks) if masks else _none(episode)[0]
             found.append((there, ids, np.array(kinds, np.int64)))
         return found[0], found[1]
 
-    def _read(self, index: int) -> tuple[Entry, Episode, Lesson]:
+    def _read(self, index: int) -> tuple[Entry, Episode, EpisodeLabels]:
         """An episode; both its frames are asked for one after the other."""
         entry = self.entries[index // 2]
         if self._last is None or self._last[0] != entry:
@@ -185,15 +188,17 @@ def _none(episode: Episode) -> _Objects:
     return np.zeros((0, *episode.before.frame.image.shape[:2]), bool), nothing, nothing
 
 
-def _unmoved(episode: Episode, lesson: Lesson, network: NetworkConfig, certain: np.ndarray) -> _Objects:
+def _unmoved(
+    episode: Episode, episode_labels: EpisodeLabels, network: NetworkConfig, certain: np.ndarray
+) -> _Objects:
     """Predictions that look the same in the frame after, but for those on ``certain`` items (N, H, W)."""
     found = episode.before.instances
-    if found is None or len(lesson.unmoved) == 0:
+    if found is None or len(episode_labels.unmoved) == 0:
         return _none(episode)
-    masks = found.label_map[None] == lesson.unmoved[:, None, None]
+    masks = found.label_map[None] == episode_labels.unmoved[:, None, None]
     taken = certain.any(axis=0) if len(certain) else np.zeros(masks.shape[1:], bool)
     free = np.array([(mask & taken).sum() < 0.1 * mask.sum() for mask in masks])
-    masks, labels = masks[free], lesson.unmoved[free]
+    masks, labels = masks[free], episode_labels.unmoved[free]
     classes = [_class_of(mask, found, network) for mask in masks]
     return masks, FIRST_UNMOVED + labels.astype(np.int64), np.array(classes, np.int64)
 

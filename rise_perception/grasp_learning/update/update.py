@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rise_perception.core.errors import ConfigError
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
-from rise_perception.grasp_learning.labelling.label_propagation import Known
+from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.grasp_learning.update.model_store import StoredModel
 from rise_perception.grasp_learning.update.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
 from rise_perception.network.checkpoint import ModelCard, load_model, save_model
@@ -253,7 +253,7 @@ def train_candidate(
     config: UpdateConfig,
     parent: StoredModel,
     anchors: tuple[str, ...],
-    episodes: tuple[EpisodeStore, list[Entry], Mapping[str, Known]],
+    episodes: tuple[EpisodeStore, list[Entry], Mapping[str, KnownItems]],
     out: Path,
     report: Callable[[Progress], None],
     stop: Event,
@@ -300,7 +300,7 @@ def train_candidate(
     return save_model(out, trainer.network, card), step
 
 
-def draw_back(place: Path, parent: StoredModel, share: float) -> ModelCard:
+def interpolate_weights(place: Path, parent: StoredModel, share: float) -> ModelCard:
     """Replace the candidate in ``place`` by one on the straight way to it from the parent's weights.
 
     What a fine-tuned network has forgotten comes back faster on this way than what it has learned goes

@@ -19,7 +19,7 @@ from rise_perception.core.errors import RiseError
 from rise_perception.core.files import write_bytes, write_json
 
 #: Bytes that a cache may take. Every set of weights that live learning promotes brings a graph and an engine.
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 
 
 class CacheError(RiseError):
@@ -53,7 +53,7 @@ class EngineCache:
         CacheError: the private folder is somebody else's.
     """
 
-    def __init__(self, folder: str | Path | None = None, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: str | Path | None = None, most_bytes: int = MAX_BYTES) -> None:
         self.folder = Path(folder) if folder else default_folder()
         self.dropped: list[str] = []
         self._most_bytes = most_bytes

@@ -13,10 +13,11 @@ from rise_perception.inference.engines.folding import fold_norms
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.deformable_attention import DeformableAttention, Sampler, sample_by_grid
-from rise_perception.network.inputs import DEVIATION, MEAN
+from rise_perception.network.inputs import MEAN, STD
 from rise_perception.network.rise import RiseNetwork
 
-#: Names of the outputs; order and meaning are those of :class:`rise_perception.inference.postprocess.Drawn`.
+#: Names of the outputs; order and meaning are those of
+#: :class:`rise_perception.inference.postprocess.DecodedQueries`.
 OUTPUTS = ("probability", "classes", "boxes", "embeddings", "masks")
 
 
@@ -40,9 +41,9 @@ class ColourInput(nn.Module):
         self.register_buffer(
             "columns", torch.from_numpy(_resize_matrix(width, w, letterbox)), persistent=False
         )
-        scale = 1.0 / (255.0 * DEVIATION)
+        scale = 1.0 / (255.0 * STD)
         self.register_buffer("scale", torch.from_numpy(scale)[:, None, None], persistent=False)
-        self.register_buffer("offset", torch.from_numpy(MEAN / DEVIATION)[:, None, None], persistent=False)
+        self.register_buffer("offset", torch.from_numpy(MEAN / STD)[:, None, None], persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """(H, W, 3) uint8 RGB -> (1, 3, h, w) float32, normalised."""

@@ -23,9 +23,9 @@ from rise_perception.inference.engines.feeds import feeds_of
 from rise_perception.inference.engines.parity import Parity, ParityError, compare, limits_of, reference
 from rise_perception.inference.engines.precision import onnx_package, to_half
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.checkpoint import ModelCard
-from rise_perception.network.inputs import DEVIATION, MEAN
+from rise_perception.network.inputs import MEAN, STD
 
 #: LayerNorm is one operator from 17 on, MaxPool takes BF16 from 22 on; 20 is what every runtime reads.
 OPSET = 20
@@ -102,7 +102,7 @@ def metadata(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
         "input": card.network.input,
         "score_threshold": card.score_threshold,
         "mean": [float(v) for v in MEAN],
-        "deviation": [float(v) for v in DEVIATION],
+        "deviation": [float(v) for v in STD],
         "size": list(spec.size),
         "image": list(spec.image),
         "topk": spec.topk,
@@ -130,7 +130,7 @@ def check_graph(
     spec: ExportSpec,
     mode: str,
     frames: Sequence[Frame],
-    expected: Sequence[Drawn],
+    expected: Sequence[DecodedQueries],
 ) -> Parity:
     """Run a graph in ONNX Runtime on the CPU and compare.
 

@@ -13,11 +13,11 @@ from torch import nn
 from rise_perception.core.errors import RiseError
 from rise_perception.core.frame import Frame
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import Drawn, draw_chosen
+from rise_perception.inference.postprocess import DecodedQueries, decode_chosen
 from rise_perception.network.inputs import make_input
 
 #: Instances of a frame that are compared where none reaches the threshold.
-AT_LEAST = 5
+MIN_COMPARED = 5
 #: Masks of fewer cells, of 4x4 pixels of the network's input, are specks.
 SPECK = 8
 
@@ -87,7 +87,9 @@ def limits_of(precision: str) -> Limits:
 
 
 @torch.inference_mode()
-def reference(network: nn.Module, spec: ExportSpec, frames: Sequence[Frame], threshold: float) -> list[Drawn]:
+def reference(
+    network: nn.Module, spec: ExportSpec, frames: Sequence[Frame], threshold: float
+) -> list[DecodedQueries]:
     """What torch says about frames: the instances that parity is measured on.
 
     Args:
@@ -109,11 +111,11 @@ def reference(network: nn.Module, spec: ExportSpec, frames: Sequence[Frame], thr
         outputs = network(images, padding)
         probability, query = outputs.logits[0].float().sigmoid().max(-1).values.sort(descending=True)
         likely = int((probability >= threshold).sum())
-        drawn.append(draw_chosen(outputs, query[: min(max(likely, AT_LEAST), spec.topk)]))
+        drawn.append(decode_chosen(outputs, query[: min(max(likely, MIN_COMPARED), spec.topk)]))
     return drawn
 
 
-def compare(expected: Sequence[Drawn], got: Sequence[Drawn]) -> Parity:
+def compare(expected: Sequence[DecodedQueries], got: Sequence[DecodedQueries]) -> Parity:
     """Find torch's instances again.
 
     Args:

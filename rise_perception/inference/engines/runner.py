@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from rise_perception.core.errors import RiseError
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 
 #: Told (stage, share done in [0, 1] or NaN where the builder does not tell).
 Progress = Callable[[str, float], None]
@@ -35,7 +35,7 @@ class Runner(Protocol):
     name: str
     precision: str
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> DecodedQueries:
         """Run one image.
 
         Args:

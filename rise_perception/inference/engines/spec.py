@@ -14,7 +14,7 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: Where the letterbox and the normalisation of colour happen.
 PREPROCESSING = ("outside", "inside")
 #: TensorRT's limit on K of TopK.
-MOST_INSTANCES = 3840
+MAX_INSTANCES = 3840
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ExportSpec:
                 self.preprocessing in PREPROCESSING,
                 f"one of {PREPROCESSING}",
             ),
-            ("topk", self.topk, 1 <= self.topk <= MOST_INSTANCES, f"between 1 and {MOST_INSTANCES}"),
+            ("topk", self.topk, 1 <= self.topk <= MAX_INSTANCES, f"between 1 and {MAX_INSTANCES}"),
             (
                 "size",
                 self.size,

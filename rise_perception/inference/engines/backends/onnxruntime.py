@@ -10,7 +10,7 @@ import numpy as np
 
 from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError, processor
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.inference.threads import cpu_threads
 
 #: A provider's name, or name and options.
@@ -133,6 +133,6 @@ class OnnxRuntimeRunner:
             raise EngineError(f"the graph's outputs are {sorted(names)}, not {OUTPUTS}; use `rise export`")
         self.name, self.precision = name, precision
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> DecodedQueries:
         """See :class:`rise_perception.inference.engines.runner.Runner`."""
-        return Drawn(*self._session.run(list(OUTPUTS), feeds))
+        return DecodedQueries(*self._session.run(list(OUTPUTS), feeds))

@@ -15,7 +15,7 @@ import numpy as np
 from rise_perception.inference.engines.backends.nncf import check_nncf, quantise
 from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError, processor
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.inference.threads import cpu_threads
 
 #: What is left in floating point.
@@ -123,7 +123,7 @@ class OpenVinoRunner:
         self.precision = precision
         self._request = compiled.create_infer_request()
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> DecodedQueries:
         """See :class:`rise_perception.inference.engines.runner.Runner`."""
         results = self._request.infer(feeds)
-        return Drawn(*(np.array(results[name]) for name in OUTPUTS))
+        return DecodedQueries(*(np.array(results[name]) for name in OUTPUTS))

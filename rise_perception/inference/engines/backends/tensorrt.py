@@ -16,7 +16,7 @@ import torch
 
 from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 
 if TYPE_CHECKING:
     import tensorrt as trt
@@ -178,7 +178,7 @@ class TensorRTRunner:
         if missing:
             raise EngineError(f"the engine lacks the outputs {sorted(missing)}; build it again")
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> DecodedQueries:
         """See :class:`rise_perception.inference.engines.runner.Runner`."""
         with torch.cuda.stream(self._stream):
             for name, value in feeds.items():
@@ -186,4 +186,4 @@ class TensorRTRunner:
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise EngineError("tensorrt could not run the engine; its log says why")
             results = [self._buffers[name].cpu().numpy() for name in OUTPUTS]
-        return Drawn(*results)
+        return DecodedQueries(*results)

@@ -16,7 +16,7 @@ from rise_perception.inference.engines.runner import (
     processor_flags,
 )
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import Drawn
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.deformable_attention import sample_levels
 
 #: How torch runs the network; ``torch`` itself serves any size of image and needs no engine.
@@ -91,14 +91,14 @@ class TorchRunner:
 
         return replay
 
-    def __call__(self, feeds: dict[str, np.ndarray]) -> Drawn:
+    def __call__(self, feeds: dict[str, np.ndarray]) -> DecodedQueries:
         """See :class:`rise_perception.inference.engines.runner.Runner`."""
         with torch.inference_mode():
             for name, value in feeds.items():
                 self._inputs[name].copy_(torch.from_numpy(value))
             results = self._forward()
             floats = [part if part.dtype == torch.int64 else part.float() for part in results]
-            return Drawn(*(part.cpu().numpy().copy() for part in floats))
+            return DecodedQueries(*(part.cpu().numpy().copy() for part in floats))
 
 
 def _problem(mode: str, precision: str, device: torch.device) -> str | None:
