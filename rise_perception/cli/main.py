@@ -17,6 +17,7 @@ from rise_perception.inference.malloc_tuning import keep_freed_memory
 
 COMMANDS = (
     "predict",
+    "refer",
     "replay",
     "eval",
     "train",

@@ -1,8 +1,8 @@
 """Priors: what something else than the head believes a sentence means. All answer through one protocol.
 
 ``none`` says nothing; ``grammar`` reckons with measured places, sizes, colours and recognised kinds;
-``file:F`` repeats what any multimodal model answered earlier; ``transformers:FOLDER`` asks a local one. The last
-two are for offline use: no robot waits for them.
+``file:F`` repeats what any multimodal model answered earlier; ``transformers:FOLDER`` asks a local one.
+The last two are for offline use: no robot waits for them.
 """
 
 from __future__ import annotations

@@ -43,8 +43,7 @@ def write_sentences(out: Path, split: str, amount: int, seed: int) -> int:
     Raises:
         ConfigError: an ``amount`` below 1 or above :data:`MAX_SENTENCES`.
     """
-    if not 1 <= amount <= MAX_SENTENCES:
-        raise ConfigError(f"sentences is {amount}; it must be between 1 and {MAX_SENTENCES}")
+    check_amount(amount)
     content = json.loads((out / f"{split}.json").read_text())
     notes: dict[int, list[dict[str, Any]]] = {}
     for note in content["annotations"]:
@@ -74,6 +73,12 @@ def write_sentences(out: Path, split: str, amount: int, seed: int) -> int:
             lines.append(json.dumps(line))
     write_text(out / f"{split}.sentences.jsonl", "".join(f"{line}\n" for line in lines))
     return len(lines)
+
+
+def check_amount(amount: int) -> None:
+    """Raise ConfigError unless so many sentences of an image can be asked for."""
+    if not 1 <= amount <= MAX_SENTENCES:
+        raise ConfigError(f"sentences is {amount}; it must be between 1 and {MAX_SENTENCES}")
 
 
 def scene_things(out: Path, image: dict[str, Any], notes: list[dict[str, Any]]) -> Things:
