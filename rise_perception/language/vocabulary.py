@@ -229,7 +229,7 @@ def check_words(words: tuple[str, ...]) -> None:
         raise NotUnderstood(
             f"{plural!r} are several; one item is answered at a time: say {_PLURALS[plural]!r}", unknown
         )
-    if len(words) > 2 and 2 * sum(word in unknown for word in words) > len(words):
+    if len(unknown) > 2 and 2 * sum(word in unknown for word in words) > len(words):
         raise NotUnderstood(
             f"only English is understood, and most of these words are unknown: {_quoted(unknown)}", unknown
         )

@@ -35,7 +35,7 @@ class Thresholds:
 
     found: float = 0.5
     lead: float = 2.0
-    none: float = 0.5
+    none: float = 0.6
     candidate: float = 0.25
 
     def __post_init__(self) -> None:
