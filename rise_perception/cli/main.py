@@ -18,6 +18,7 @@ from rise_perception.inference.malloc_tuning import keep_freed_memory
 COMMANDS = (
     "predict",
     "view",
+    "refer",
     "replay",
     "eval",
     "train",
