@@ -26,6 +26,7 @@ ROOMS = (
     "inference",  # from a frame to instances; in `engines` the other runtimes
     "training",  # losses, matching, pseudo-labels, the trainer
     "grasp_learning",  # capture -> labelling -> update
+    "teaching",  # from a handful of annotated pictures to a model of this cell
     "simulation",  # the tote world and the simulated cell
     "nodes",  # ROS 2; the only room that imports it
     "cli",  # the `rise` command

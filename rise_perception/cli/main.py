@@ -19,6 +19,7 @@ COMMANDS = (
     "predict",
     "replay",
     "eval",
+    "teach",
     "train",
     "show-batch",
     "split",

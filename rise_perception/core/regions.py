@@ -20,11 +20,16 @@ OBJECT = "object"
 
 @dataclass(frozen=True)
 class Region:
-    """One instance: its class name, score (1 for truth) and mask as COCO RLE with ``counts`` a str."""
+    """One instance: its kind, score (1 for truth) and mask as COCO RLE with ``counts`` a str.
+
+    ``category`` is ``object`` or ``container``; ``name`` is what the model or the annotation calls its class,
+    empty where nobody says.
+    """
 
     category: str
     rle: dict[str, Any]
     score: float = 1.0
+    name: str = ""
 
     @property
     def is_object(self) -> bool:
@@ -62,10 +67,10 @@ def category_name(name: str) -> str:
 
 def regions_of(instances: Instances) -> list[Region]:
     """The instances of a segmenter's result, in their order."""
-    names = [category_name(instances.class_names[index]) for index in instances.classes]
+    names = [instances.class_names[index] for index in instances.classes]
     rles = encode_label_map(instances.label_map, instances.labels)
     return [
-        Region(name, rle, float(score))
+        Region(category_name(name), rle, float(score), name)
         for name, rle, score in zip(names, rles, instances.scores, strict=True)
     ]
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from rise_perception.core.instances import Instances
-from rise_perception.evaluation.overlay import draw_overlay
+from rise_perception.evaluation.overlay import draw_label_map
 
 PANEL_WIDTH = 420  # pixels of each of the three panels
 
@@ -51,26 +50,10 @@ def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.nd
     shrink = image.shape[1] > PANEL_WIDTH
     panels = [
         cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        for panel in (image, _colored(image, truth), _colored(image, prediction))
+        for panel in (image, draw_label_map(image, truth), draw_label_map(image, prediction))
     ]
     head = np.full((26, 3 * PANEL_WIDTH, 3), 32, np.uint8)
     for column, text in enumerate((title, "truth", "prediction")):
         place = (column * PANEL_WIDTH + 8, 18)
         cv2.putText(head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
     return np.vstack([head, np.hstack(panels)])
-
-
-def _colored(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels > 0].astype(np.uint16)
-    count = len(labels)
-    instances = Instances(
-        label_map=label_map,
-        labels=labels,
-        scores=np.ones(count, np.float32),
-        classes=np.zeros(count, np.int64),
-        boxes=np.zeros((count, 4), np.float32),
-        embeddings=np.zeros((count, 0), np.float32),
-        ids=labels.astype(np.int64),
-    )
-    return draw_overlay(image, instances)

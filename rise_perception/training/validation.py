@@ -136,8 +136,11 @@ def _found(guesses: list[dict[str, Any]], truth: list[dict[str, Any]]) -> list[b
 
 
 def _pair(sample: LabelledImage, segmenter: Segmenter) -> ImagePair:
-    names = [category_name(segmenter.class_names[c]) for c in sample.classes]
-    truth = [Region(name, encode_mask(mask)) for name, mask in zip(names, sample.masks, strict=True)]
+    names = [segmenter.class_names[c] for c in sample.classes]
+    truth = [
+        Region(category_name(name), encode_mask(mask), name=name)
+        for name, mask in zip(names, sample.masks, strict=True)
+    ]
     try:
         predicted = regions_of(segmenter(sample.image, sample.depth))
     except ModelError:  # an image whose depth is all holes: a model that needs depth finds nothing there
