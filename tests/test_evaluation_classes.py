@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 from tiny_data import rectangles
 
 from rise_perception.core.regions import ImagePair, Region, encode_mask
+from rise_perception.data.images import write_image
 from rise_perception.evaluation.classes import (
     above,
     class_scores,
@@ -15,6 +19,7 @@ from rise_perception.evaluation.classes import (
     without_ignored,
 )
 from rise_perception.evaluation.coco import coco_scores
+from rise_perception.evaluation.worst_cases import aligned
 
 LEFT, RIGHT, BOTH = (4, 4, 40, 40), (48, 4, 84, 40), (4, 4, 84, 40)
 
@@ -59,3 +64,77 @@ def test_predictions_on_what_nobody_knows_do_not_count():
     seen = without_ignored(pair([region(LEFT, "m"), region(RIGHT, "m")], [region(LEFT, "m")]), unknown)
     assert count([seen]).false == 0
     assert count([seen]).found == 1
+
+
+def test_eval_is_class_aware_and_leaves_out_what_is_not_known(tmp_path, rise):
+    image = np.full((64, 96, 3), 90, np.uint8)
+    write_image(tmp_path / "x.png", image)
+    instances = [region(LEFT, "box", 0.9), region(RIGHT, "mug", 0.8), region((4, 44, 20, 60), "mug", 0.7)]
+    content = {
+        "file": str(tmp_path / "x.png"),
+        "width": 96,
+        "height": 64,
+        "model": "mine-1234",
+        "instances": [{"category": r.name, "score": r.score, "segmentation": r.rle} for r in instances],
+    }
+    (tmp_path / "pred").mkdir()
+    (tmp_path / "pred/x.instances.json").write_text(json.dumps(content))
+    entries = [("mug", LEFT, 0), ("box", RIGHT, 0), ("box", (0, 42, 96, 64), 1)]
+    truth = {
+        "images": [{"id": 1, "file_name": "x.png", "width": 96, "height": 64}],
+        "categories": [{"id": 1, "name": "mug"}, {"id": 2, "name": "box"}],
+        "annotations": [
+            {
+                "id": k,
+                "image_id": 1,
+                "category_id": 1 if name == "mug" else 2,
+                "segmentation": region(box, name).rle,
+                "iscrowd": crowd,
+            }
+            for k, (name, box, crowd) in enumerate(entries)
+        ],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    asked = ("eval", "--pred", tmp_path / "pred", "--truth", tmp_path / "truth.json")
+    status, out, _ = rise(*asked)
+    assert status == 0
+    assert "box: AP 0.000" in out
+    assert "1 images, 2 labelled objects, 2 predicted objects" in out  # the third lies in the crowd
+    page = (tmp_path / "pred/evaluation/report.html").read_text()
+    assert "mine-1234" in page
+    assert "true \\ predicted" in page
+    assert "Threshold" in page
+    status, out, _ = rise(
+        "eval", "--pred", tmp_path / "pred", "--truth", tmp_path / "truth.json", "--agnostic"
+    )
+    assert "box: AP" not in out
+    assert re.search(r"AP50 +1\.000", out)
+
+
+def test_255_is_an_item_until_it_is_said_that_nothing_is_known_there(tmp_path, rise):
+    write_image(tmp_path / "x.png", np.full((64, 96, 3), 90, np.uint8))
+    labels = np.zeros((64, 96), np.uint8)
+    labels[4:40, 4:40], labels[4:40, 48:84] = 1, 255
+    write_image(tmp_path / "labels/x.png", labels)
+    found = [region(LEFT, "object", 0.9), region((50, 6, 80, 38), "object", 0.8)]
+    content = {
+        "file": str(tmp_path / "x.png"),
+        "width": 96,
+        "height": 64,
+        "instances": [{"category": r.name, "score": r.score, "segmentation": r.rle} for r in found],
+    }
+    (tmp_path / "pred").mkdir()
+    (tmp_path / "pred/x.instances.json").write_text(json.dumps(content))
+    asked = ("eval", "--pred", tmp_path / "pred", "--truth", tmp_path / "labels")
+    assert "2 labelled objects, 2 predicted" in rise(*asked)[1]
+    assert "1 labelled objects, 1 predicted" in rise(*asked, "--ignore", 255)[1]
+
+
+def test_what_finds_an_object_has_its_colour_in_the_worst_cases():
+    truth, prediction = np.zeros((8, 8), np.uint16), np.zeros((8, 8), np.uint16)
+    truth[:4], truth[4:] = 1, 2
+    prediction[:4], prediction[4:, :6], prediction[4:, 6:] = 3, 1, 2
+    same = aligned(prediction, truth)
+    assert (same[:4] == 1).all()
+    assert (same[4:, :6] == 2).all()
+    assert (same[4:, 6:] == 3).all()

@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from", dest="start", default="", metavar="M", help="model to start from (default: a shipped one)"
     )
+    parser.add_argument(
+        "--input", default="", metavar="R",
+        help="what the network sees: rgb, rgbd, glm, ... (default: as the model it starts from)",
+    )  # fmt: skip
     parser.add_argument("--no-depth", action="store_true", help="leave depth out, though it is there")
     parser.add_argument(
         "--depth-scale", type=float, metavar="METRES_PER_UNIT",
@@ -58,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         source=args.source,
         out=out,
         start=args.start,
+        input=args.input,
         empty=args.empty,
         unlabelled=args.unlabelled,
         region=args.region,

@@ -41,7 +41,7 @@ class Region:
 class ImagePair:
     """What was predicted and what is true for one image of ``height`` x ``width`` pixels.
 
-    ``picture`` is the image file, where it is known.
+    ``picture`` is the image file, where it is known, and ``model`` the version of the model that predicted.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ImagePair:
     predicted: list[Region] = field(default_factory=list)
     truth: list[Region] = field(default_factory=list)
     picture: Path | None = None
+    model: str = ""
 
     def predicted_map(self) -> np.ndarray:
         """(H, W) uint16 label map of the predicted objects (containers left out); value i + 1 is object i."""
@@ -75,10 +76,10 @@ def regions_of(instances: Instances) -> list[Region]:
     ]
 
 
-def regions_of_map(label_map: np.ndarray) -> list[Region]:
-    """One object region for each value of an (H, W) integer label map but 0."""
+def regions_of_map(label_map: np.ndarray, ignore: int | None = None) -> list[Region]:
+    """One object region for each value of an (H, W) integer label map but 0 and ``ignore``."""
     labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels > 0]
+    labels = labels[(labels > 0) & (labels != (0 if ignore is None else ignore))]
     return [Region(OBJECT, rle) for rle in encode_label_map(label_map, labels)]
 
 

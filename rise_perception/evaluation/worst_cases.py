@@ -50,10 +50,35 @@ def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.nd
     shrink = image.shape[1] > PANEL_WIDTH
     panels = [
         cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        for panel in (image, draw_label_map(image, truth), draw_label_map(image, prediction))
+        for panel in (image, draw_label_map(image, truth), draw_label_map(image, aligned(prediction, truth)))
     ]
     head = np.full((26, 3 * PANEL_WIDTH, 3), 32, np.uint8)
     for column, text in enumerate((title, "truth", "prediction")):
         place = (column * PANEL_WIDTH + 8, 18)
         cv2.putText(head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
     return np.vstack([head, np.hstack(panels)])
+
+
+def aligned(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The predicted label map renumbered, so that what finds an object has its number, and so its colour.
+
+    Args:
+        prediction, truth: (H, W) integer label maps.
+
+    Returns:
+        (H, W) uint16; numbers of what finds nothing come after those of the truth.
+    """
+    first = int(truth.max()) + 1
+    numbers = np.zeros(int(prediction.max()) + 1, np.uint16)
+    taken: set[int] = set()
+    for label in np.unique(prediction[prediction > 0]).tolist():
+        mask = prediction == label
+        below = np.bincount(truth[mask])
+        best = int(below[1:].argmax()) + 1 if len(below) > 1 else 0
+        union = np.count_nonzero(mask | (truth == best)) if best else 1
+        if best and best not in taken and below[best] >= 0.5 * union:
+            numbers[label] = best
+            taken.add(best)
+        else:
+            numbers[label], first = first, first + 1
+    return numbers[prediction]

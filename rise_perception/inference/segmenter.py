@@ -182,7 +182,7 @@ class Segmenter:
 
     def _swap(self, folder: Path) -> str:
         card = read_card(folder)
-        old = self._depth if card.network.input == "rgbd" else self._colour
+        old = self._depth if card.network.sees_depth else self._colour
         if old is None or card.network.classes != old.card.network.classes:
             classes = ", ".join(self.class_names)
             raise ModelError(

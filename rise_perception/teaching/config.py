@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rise_perception.core.errors import require
+from rise_perception.network.config import REPRESENTATIONS
 from rise_perception.synthesis.collage import CollageConfig
 
 #: Below so many pictures cross-validation judges; from there on, pictures that are held out.
@@ -68,6 +69,8 @@ class TeachConfig:
         out: folder of the taught model.
         start: model folder or name of a shipped model; empty chooses the shipped one by whether there is
             depth.
+        input: input representation, a key of :data:`rise_perception.network.config.REPRESENTATIONS`; empty
+            is the start's.
         empty: folder of pictures without objects; None paints them out of the annotated ones.
         unlabelled: folder of further pictures, or a bag.
         region: picture that is white where the items lie; None is everywhere.
@@ -84,6 +87,7 @@ class TeachConfig:
     source: Path
     out: Path
     start: str = ""
+    input: str = ""
     empty: Path | None = None
     unlabelled: Path | None = None
     region: Path | None = None
@@ -97,6 +101,8 @@ class TeachConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        known = ("", *REPRESENTATIONS)
+        require(self.input in known, "--input", self.input, f"one of {', '.join(REPRESENTATIONS)}")
         require(self.minutes > 0, "--minutes", self.minutes, "above 0")
         require(self.steps >= 0, "--steps", self.steps, "0 or more")
         require(self.seed >= 0, "--seed", self.seed, "0 or more")

@@ -9,7 +9,8 @@ import numpy as np
 
 from rise_perception.core.regions import Region, paint
 from rise_perception.data.coco import LabelledImage
-from rise_perception.evaluation.classes import above, confusion, region_name, sweep
+from rise_perception.evaluation.class_sections import confusion_table, sweep_section
+from rise_perception.evaluation.classes import above, region_name
 from rise_perception.evaluation.overlay import draw_label_map
 from rise_perception.evaluation.plots import Points, share_plot
 from rise_perception.evaluation.report import Picture, Section, Table, write_report
@@ -34,7 +35,11 @@ def summary(taught: Taught) -> str:
 
 def write_page(path: Path, taught: Taught, command: str) -> None:
     """Write the page atomically."""
-    sections = [_figures(taught), _pictures(taught), _threshold(taught)]
+    sections = [
+        _figures(taught),
+        _pictures(taught),
+        sweep_section(taught.after.pairs, taught.after.threshold),
+    ]
     if len(taught.annotated.classes) > 1:
         sections.insert(1, _classes(taught))
     write_report(path, f"Taught: {taught.card.name}", command, sections, taught.card.version)
@@ -73,36 +78,11 @@ def _classes(taught: Taught) -> Section:
         (name, f"{taught.before.classes.get(name, 0.0):.3f}", f"{value:.3f}")
         for name, value in taught.after.classes.items()
     ]
-    found = confusion(taught.after.pairs, taught.after.threshold)
-    table = Table(
-        ("true \\ predicted", *found.names),
-        [
-            (name, *(str(n) for n in row))
-            for name, row in zip(found.names, found.counts.tolist(), strict=True)
-        ],
-    )
+    table = confusion_table(taught.after.pairs, taught.after.threshold)
     text = (
         "AP50 of each class: a prediction counts only for items of its own class. Confusion: by masks alone."
     )
     return Section("Classes", text, [Table(("class", "before", "after"), rows), table])
-
-
-def _threshold(taught: Taught) -> Section:
-    rows = [
-        (
-            f"{threshold:g}{' *' * (abs(threshold - taught.after.threshold) < 1e-6)}",
-            str(counts.found),
-            str(counts.false),
-            str(counts.merged),
-            "none" if ap50 is None else f"{ap50:.3f}",
-        )
-        for threshold, counts, ap50 in sweep(taught.after.pairs)
-    ]
-    text = (
-        "What other score thresholds would do (`--score` of `rise predict`, `score_threshold` of the node). "
-        f"The card says {taught.card.score_threshold:g}."
-    )
-    return Section("Threshold", text, [Table(("threshold", "found", "false", "merged", "AP50"), rows)])
 
 
 def _pictures(taught: Taught) -> Section:

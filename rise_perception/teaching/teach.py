@@ -23,9 +23,17 @@ from rise_perception.data.images import read_image
 from rise_perception.data.sources import ImageSource, open_unlabelled
 from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, find_model
 from rise_perception.network.checkpoint import ModelCard, load_model, read_card, save_model
-from rise_perception.network.config import NetworkConfig
+from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 from rise_perception.teaching.config import Recipe, Round, TeachConfig, plan_rounds
 from rise_perception.teaching.folder import WORK, State, checksum, locked, open_state, refuse_foreign
+from rise_perception.teaching.foreground import (
+    STEPS,
+    VIEWS,
+    Foreground,
+    ForegroundScenes,
+    load_foreground,
+    train_foreground,
+)
 from rise_perception.teaching.judging import Judge, Verdict, predict, verdict, views
 from rise_perception.teaching.scenes import Material, TeachScenes, gather_material, shipped_pictures
 from rise_perception.teaching.trainer import WARM_UP, TeachTrainer
@@ -40,6 +48,7 @@ TIMED_STEPS = 3
 #: Half precision is taken where it is faster by this factor.
 WORTH_IT = 1.15
 CURVE = "curve.json"
+FOREGROUND = "foreground.safetensors"
 BEST = "best"
 
 
@@ -94,25 +103,27 @@ class _Teaching:
         self.annotated = read_annotated(config.source, config.depth_scale)
         self.notes = list(self.annotated.notes)
         self.with_depth = self._uses_depth()
-        self.start = find_model(config.start or (AUTO_DEPTH if self.with_depth else AUTO_COLOUR))
+        sees_depth = self.with_depth and INPUT_CHANNELS[config.input or "rgbd"] > 3
+        self.start = find_model(config.start or (AUTO_DEPTH if sees_depth else AUTO_COLOUR))
         self.start_card = read_card(self.start)
-        if self.start_card.network.input == "rgbd" and not self.with_depth:
-            raise ModelError(
-                f"model {self.start_card.name} needs depth, and "
-                + ("--no-depth leaves it out" if not config.with_depth else "not all pictures have it")
-                + f"; give --from {AUTO_COLOUR}"
-            )
-        self.with_depth = self.start_card.network.input == "rgbd"
-        self.region = _read_region(config.region, self.annotated) if config.region else None
-        self.judges = [self._judge(k) for k in range(len(self.annotated.pictures))]
-        self.notes += _implausible_depth([sample for sample, _ in self.judges])
         self.network = replace(
             self.start_card.network,
+            input=config.input or self.start_card.network.input,
             classes=self.annotated.classes,
             containers=self.annotated.containers,
             pretrained=False,
             frozen_norm=True,  # a handful of pictures says nothing about the statistics of norms
         )
+        if self.network.sees_depth and not self.with_depth:
+            raise ModelError(
+                f"model {self.start_card.name} needs depth, and "
+                + ("--no-depth leaves it out" if not config.with_depth else "not all pictures have it")
+                + f"; give --from {AUTO_COLOUR}"
+            )
+        self.with_depth = self.network.sees_depth or self.start_card.network.sees_depth
+        self.region = _read_region(config.region, self.annotated) if config.region else None
+        self.judges = [self._judge(k) for k in range(len(self.annotated.pictures))]
+        self.notes += _implausible_depth([sample for sample, _ in self.judges])
         self.empty = self._read_empty()
         self.unlabelled: list[ImageSource] = (
             [open_unlabelled(config.unlabelled, self.with_depth)] if config.unlabelled else []
@@ -204,6 +215,7 @@ class _Teaching:
         return {
             "pictures": checksum(self.annotated),
             "start": self.start_card.version,
+            "input": self.network.input,
             "depth": self.with_depth,
             "seed": config.seed,
             "empty": str(config.empty.resolve()) if config.empty else "",
@@ -262,7 +274,8 @@ class _Teaching:
         either = ("fp32", "bf16") if self.config.device == "cpu" else ("bf16",)
         for precision in (self.config.recipe.precision,) if self.config.recipe.precision else either:
             self.state.precision = precision
-            trainer, scenes = self._trainer(place, self.config.out / WORK / "measure", WARM_UP, 3600.0)
+            folder = self.config.out / WORK / "measure"
+            trainer, scenes = self._trainer(place, folder, WARM_UP, 3600.0)
             times: list[float] = []
             timed = trainer.step
 
@@ -290,11 +303,33 @@ class _Teaching:
     ) -> tuple[TeachTrainer, TeachScenes]:
         start = self._folder(_named(self.rounds, place.start)) if place.start else self.start
         train = round_config(self.config, self.network, start, folder, steps, self.state.precision)
-        trainer = TeachTrainer(train, self.config.device, seconds, self.config.recipe.finish)
-        return trainer, TeachScenes(train, self._material(place), self.config.recipe, self.unlabelled)
+        finish = self.config.recipe.finish
+        material = self._material(place.teaches)
+        if not self.network.sees_foreground:
+            trainer = TeachTrainer(train, self.config.device, seconds, finish)
+            return trainer, TeachScenes(train, material, self.config.recipe, self.unlabelled)
+        foreground = self._foreground(place, folder, train)
+        trainer = TeachTrainer(train, self.config.device, seconds, finish, foreground.whole)
+        scenes = ForegroundScenes(train, material, self.config.recipe, self.unlabelled)
+        scenes.foreground = foreground
+        return trainer, scenes
 
-    def _material(self, place: Round) -> Material:
-        pictures = [self.judges[k] for k in place.teaches]
+    def _foreground(self, place: Round, folder: Path, train: TrainConfig) -> Foreground:
+        """The foreground networks of a round, trained first and kept beside its checkpoint."""
+        path = folder / FOREGROUND
+        if not path.is_file():
+            halves = [place.teaches[k::2] or place.teaches for k in range(2)]
+            steps = min(STEPS, self.config.steps or STEPS)
+            made = train_foreground(
+                [TeachScenes(train, self._material(half), self.config.recipe, []) for half in halves],
+                steps,
+                min(VIEWS, 4 * steps),
+            )
+            made.save(path)
+        return load_foreground(path, self.network)
+
+    def _material(self, which: tuple[int, ...]) -> Material:
+        pictures = [self.judges[k] for k in which]
         return gather_material(pictures, self.empty, self.rehearsal, self.network, self.region)
 
     def _run_round(self, place: Round) -> None:

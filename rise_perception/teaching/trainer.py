@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +56,21 @@ class TeachTrainer(Trainer):
         device: where the step runs.
         seconds: time that the steps may take, over all runs of the round.
         finish: share of the training, at its end, at a tenth of the rate.
+        foreground: the network that makes M where the images are served; batches carry an M of their own.
     """
 
-    def __init__(self, config: TrainConfig, device: str, seconds: float, finish: float) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: str,
+        seconds: float,
+        finish: float,
+        foreground: nn.Module | None = None,
+    ) -> None:
         super().__init__(config, config.notes, device)
+        self.foreground = foreground
+        if foreground is not None:
+            self._represent().foreground.load_state_dict(foreground.state_dict())
         if self.iteration == 0:
             spread_class_heads(self.network, Path(config.init))
         resumed = self.average.state if self.average and self.iteration else None
@@ -142,9 +154,27 @@ class TeachTrainer(Trainer):
             targets.append(objects)
         return super().losses(replace(batch, targets=targets))
 
+    def pseudo_labels(self, batch: Batch) -> list[Targets]:
+        """See :meth:`rise_perception.training.trainer.Trainer.pseudo_labels`; the teacher sees its own M."""
+        if self.foreground is not None and len(batch.before):
+            batch = replace(batch, before=batch.before[:, :-1])
+        return super().pseudo_labels(batch)
+
+    def _represent(self) -> Any:
+        """What makes M in the network: an InputRepresentation."""
+        return self.network.backbone.represent
+
     def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
-        """Predictions of which those on what nobody knows are silent."""
-        outputs = super().predictions(batch, pseudo)
+        """Predictions of which those on what nobody knows are silent; M is what the batch carries."""
+        if self.foreground is not None:
+            represent = self._represent()
+            represent.given = batch.images[:, -1:]
+            try:
+                outputs = super().predictions(replace(batch, images=batch.images[:, :-1]), pseudo)
+            finally:
+                represent.given = None
+        else:
+            outputs = super().predictions(batch, pseudo)
         return silenced(outputs, self._unknown) if self._unknown else outputs
 
 

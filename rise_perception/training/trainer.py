@@ -81,7 +81,7 @@ class Trainer:
         config, steps = self.config, self.config.optimisation
         if config.data.validation:
             # What is wrong with the file should show now, not when the training is over.
-            CocoDataset(config.data.validation, config.network.classes, config.network.input == "rgbd")
+            CocoDataset(config.data.validation, config.network.classes, config.network.sees_depth)
         loader = training_loader(Scenes(config), self.iteration)
         self.out.mkdir(parents=True, exist_ok=True)
         self.network.train()

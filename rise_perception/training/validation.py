@@ -70,7 +70,7 @@ def predicted_pairs(folder: str | Path, annotations: str | Path, device: str = "
     """
     network = read_card(folder).network
     segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
-    images = CocoDataset(annotations, network.classes, network.input == "rgbd")
+    images = CocoDataset(annotations, network.classes, network.sees_depth)
     return [
         _pair(images[k], segmenter)
         for k in tqdm(range(len(images)), unit="image", file=sys.stderr, mininterval=2)

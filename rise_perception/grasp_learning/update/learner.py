@@ -172,7 +172,7 @@ class OnlineLearner:
     def __init__(self, config: LearnerConfig, models: ModelStore, episodes: EpisodeStore) -> None:
         self.config, self.models, self.episodes = config, models, episodes
         network = models.serving().card.network
-        depth = network.input == "rgbd"
+        depth = network.sees_depth
         # What is wrong with the anchors should show now, not when the first episodes have come.
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
@@ -310,7 +310,7 @@ class OnlineLearner:
 
     def _chosen(self, parent: StoredModel, ids: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
         """Held-out episodes, and those to learn from."""
-        depth = parent.card.network.input == "rgbd"
+        depth = parent.card.network.sees_depth
         good = [entry for entry in self.episodes.entries() if entry.verdict in USABLE]
         heldout = [e for e in good if self._validates(e)][::-1][: self.config.most_heldout]
         heldout = [e for e in heldout if not self._objection(e, depth)]
