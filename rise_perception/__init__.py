@@ -31,6 +31,7 @@ ROOMS = (
     "training",  # losses, matching, pseudo-labels, the trainer
     "referring",  # the item that a sentence means: priors, head, answers, loaders
     "grasp_learning",  # capture -> labelling -> update
+    "teaching",  # from a handful of annotated pictures to a model of this cell
     "nodes",  # ROS 2; the only room that imports it
     "cli",  # the `rise` command
 )

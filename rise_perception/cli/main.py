@@ -21,6 +21,7 @@ COMMANDS = (
     "refer",
     "replay",
     "eval",
+    "teach",
     "train",
     "show-batch",
     "split",

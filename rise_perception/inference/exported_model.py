@@ -98,7 +98,7 @@ class ExportedModel:
     @property
     def uses_depth(self) -> bool:
         """True for a network that sees depth."""
-        return self.card.network.input == "rgbd"
+        return self.card.network.sees_depth
 
     @property
     def serving(self) -> str:

@@ -220,7 +220,7 @@ class Segmenter:
         from rise_perception.inference.served_model import ServedModel
 
         card = read_card(folder)
-        old = self._depth if card.network.input == "rgbd" else self._colour
+        old = self._depth if card.network.sees_depth else self._colour
         if old is None or card.network.classes != old.card.network.classes:
             classes = ", ".join(self.class_names)
             raise ModelError(

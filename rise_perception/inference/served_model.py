@@ -112,7 +112,7 @@ class ServedModel:
     @property
     def uses_depth(self) -> bool:
         """True for a network that sees depth."""
-        return self.card.network.input == "rgbd"
+        return self.card.network.sees_depth
 
     # -- serving -----------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ def model_info(model: StoredModel, serving: str) -> ModelInfo:
         version=model.version,
         parent=str(model.facts.get("parent", "")),
         created=Time(sec=model.created // 10**9, nanosec=model.created % 10**9),
-        uses_depth=model.card.network.input == "rgbd",
+        uses_depth=model.card.network.sees_depth,
         serving=model.version == serving,
         anchor_ap=float(ap) if isinstance(ap, (int, float)) else math.nan,
         note=str(model.facts.get("note", "")),

@@ -192,7 +192,7 @@ class Trainer:
         network, data = self.config.network, self.config.data
         if not data.validation:
             return None
-        return open_source(data.validation, data.cache, network.classes, network.input == "rgbd")
+        return open_source(data.validation, data.cache, network.classes, network.sees_depth)
 
     def validate(self, images: LabelledImages) -> float:
         """AP50 on the first validation images; the model is kept in :data:`BEST` if it is the best so far."""

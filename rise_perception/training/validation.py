@@ -91,7 +91,7 @@ def predicted_pairs(
     network = read_card(folder).network
     segmenter = Segmenter.load(folder, device, threshold)
     images = (
-        CocoDataset(annotations, network.classes, network.input == "rgbd")
+        CocoDataset(annotations, network.classes, network.sees_depth)
         if isinstance(annotations, (str, Path))
         else annotations
     )
@@ -170,8 +170,11 @@ def _found(guesses: list[dict[str, Any]], truth: list[dict[str, Any]]) -> list[b
 
 def pair_of(sample: LabelledImage, segmenter: Segmenter, class_names: tuple[str, ...]) -> ImagePair:
     """What a segmenter finds in a labelled image, beside the truth, whose classes have these names."""
-    names = [category_name(class_names[c]) for c in sample.classes]
-    truth = [Region(name, encode_mask(mask)) for name, mask in zip(names, sample.masks, strict=True)]
+    names = [class_names[c] for c in sample.classes]
+    truth = [
+        Region(category_name(name), encode_mask(mask), name=name)
+        for name, mask in zip(names, sample.masks, strict=True)
+    ]
     try:
         predicted = regions_of(segmenter(sample.image, sample.depth))
     except ModelError:  # an image whose depth is all holes: a model that needs depth finds nothing there

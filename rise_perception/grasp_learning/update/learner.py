@@ -105,7 +105,7 @@ class OnlineLearner:
     def __init__(self, config: LearnerConfig, models: ModelStore, episodes: EpisodeStore) -> None:
         self.config, self.models, self.episodes = config, models, episodes
         network = models.serving().card.network
-        depth = network.input == "rgbd"
+        depth = network.sees_depth
         # What is wrong with the anchors should show now, not when the first episodes have come.
         for path in config.anchors:
             open_labelled(path, network.classes, depth)

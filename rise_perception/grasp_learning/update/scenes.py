@@ -156,7 +156,7 @@ class EpisodeImages:
 
     def _image(self, name: str, episode: Episode, first: bool, *objects: _Objects) -> LabelledImage:
         side = episode.before if first else episode.after
-        depth = side.frame.depth if self.network.input == "rgbd" else None
+        depth = side.frame.depth if self.network.sees_depth else None
         masks, ids, classes = (np.concatenate(parts) for parts in zip(*objects, strict=True))
         if side.robot is not None and side.robot.any():
             free = ~(masks & side.robot).any(axis=(1, 2))  # of what it hides in part nobody knows the rest
