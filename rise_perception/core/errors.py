@@ -41,5 +41,9 @@ class ModelError(RiseError):
     """A model folder that is missing, damaged, or whose card does not fit its weights."""
 
 
+class TransformError(RiseError):
+    """A transform between two coordinate frames that is missing, stale, or none."""
+
+
 class MissingDependencyError(RiseError):
     """An optional package is needed and not installed; the message says how to get it."""

@@ -61,6 +61,16 @@ def draw_overlay(image: np.ndarray, instances: Instances, scores: bool = False) 
     return drawn
 
 
+def shade_outside(picture: np.ndarray, outside: np.ndarray) -> None:
+    """Darken, in place, what lies outside a workspace.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        outside: (H, W) bool.
+    """
+    cv2.copyTo(picture // 3, outside.astype(np.uint8), picture)
+
+
 def _write_score(picture: np.ndarray, instances: Instances, row: int) -> None:
     text = f"{instances.ids[row]}: {instances.scores[row]:.2f}"
     scale = max(0.4, min(picture.shape[:2]) / 1200)
