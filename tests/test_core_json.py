@@ -57,7 +57,7 @@ def write(path: Path, content: bytes | str) -> Path:
         ('{"\\ud800": 1}', ["key", "no valid text"]),
         (b"\xff\xfe\xfa", ["no valid JSON"]),
         ("", ["no valid JSON"]),
-        (b" " * (SMALL + 1), ["larger than 1 MiB"]),
+        (b" " * (SMALL + 1), ["larger than 1024 KiB"]),
     ],
 )
 def test_what_cannot_be_worked_with_is_refused_and_named(

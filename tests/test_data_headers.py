@@ -34,7 +34,7 @@ def test_sizes_of_all_formats(suffix: str) -> None:
     with pytest.raises(ImageError, match=r"it says that it has 65x48 pixels.*at most"):
         check_pixels(content, "it", 48 * 65 - 1)
     for cut in (content[:12], content[:20], b"", b"x" * 100):
-        with pytest.raises(ImageError, match="^it: cannot be decoded"):
+        with pytest.raises(ImageError, match=r"^it: cannot be decoded"):
             check_pixels(cut, "it")
 
 
@@ -66,7 +66,7 @@ def test_compressed_messages_of_too_many_pixels_are_named(side: int) -> None:
     color = SimpleNamespace(format="png", data=png(side))
     depth = SimpleNamespace(format="16UC1; compressedDepth png", data=bytes(12) + png(side, depth=True))
     for convert, message in ((ros_images.to_rgb8, color), (ros_images.to_depth, depth)):
-        with pytest.raises(ImageError, match=f"{side}x{side} pixels.*at most 32 million"):
+        with pytest.raises(ImageError, match=f"{side}x{side} pixels.*at most 36 million"):
             convert(message)
 
 
@@ -74,7 +74,7 @@ def test_plain_messages_have_a_budget_too() -> None:
     message = SimpleNamespace(
         encoding="mono8", height=20_000, width=20_000, step=20_000, is_bigendian=0, data=b""
     )
-    with pytest.raises(ImageError, match=r"20000x20000 pixels.*at most 32 million"):
+    with pytest.raises(ImageError, match=r"20000x20000 pixels.*at most 36 million"):
         ros_images.to_rgb8(message)
 
 
@@ -102,7 +102,7 @@ def test_headers_of_arrays_are_held_against_the_file(tmp_path: Path, content: by
     (tmp_path / "a.npy").write_bytes(content or b"\0")
     with pytest.raises(ImageError, match=r"a\.npy"):
         images.read_depth(tmp_path / "a.npy")
-    with pytest.raises(ImageError, match="^it"):
+    with pytest.raises(ImageError, match=r"^it"):
         load_npy(content, "it")
 
 
@@ -114,5 +114,6 @@ def test_arrays_come_back(tmp_path: Path, order: str) -> None:
 
 
 def test_names_with_odd_digits_are_sorted() -> None:
-    assert sorted(map(Path, ["b10", "b²", "b2", "٣"]), key=images.natural_order)[0] == Path("b2")
+    names = ["b10", "b²", "b2", "²"]
+    assert [p.name for p in sorted(map(Path, names), key=images.natural_order)] == ["b2", "b10", "b²", "²"]
     assert MAX_PIXELS >= 48_000_000  # a telephone's pictures

@@ -126,7 +126,8 @@ class GraphFuzzer:
         reliable = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
         topics = {
             "image": ("/c/image", Image), "depth": ("/c/depth", Image),
-            "info": ("/c/camera_info", CameraInfo), "mask": ("/robot_mask", Image), "event": ("/grasp_events", GraspEvent),
+            "info": ("/c/camera_info", CameraInfo), "mask": ("/robot_mask", Image),
+            "event": ("/grasp_events", GraspEvent),
             "gripper": ("/gripper", Float32), "instances": ("/seen", InstanceArray),
             "compressed": ("/d/image/compressed", CompressedImage),
             "compressed depth": ("/d/depth/compressedDepth", CompressedImage),
@@ -443,32 +444,43 @@ class GraphFuzzer:
 
 def mutate_message(rng: random.Random, message: Any) -> None:
     """Put an odd value that its type allows into one field of a ROS message, at whatever depth."""
-    names = list(message.get_fields_and_field_types())
-    if not names:
+    types = message.get_fields_and_field_types()
+    if not types:
         return
-    name = rng.choice(names)
-    value = getattr(message, name)
+    name = rng.choice(list(types))
+    value, kind = getattr(message, name), types[name]
     if hasattr(value, "get_fields_and_field_types"):
         mutate_message(rng, value)
-        return
-    for _ in range(20):  # odd values that do not fit the type are refused when they are set
-        odd: Any = rng.choice(TEXTS) if isinstance(value, str) else rng.choice(NUMBERS)
-        if isinstance(value, float) and not isinstance(odd, float):
-            odd = float(min(odd, 10**300))
-        if not isinstance(value, (str, int, float)):
-            data = list(value)[: rng.choice((0, 1, 3, 10**7))]
-            if data and not isinstance(data[0], (int, float, str)):
-                return
-            if data and rng.random() < 0.5:
-                data[rng.randrange(len(data))] = odd if isinstance(data[0], str) else float(0)
-            odd = data
-        try:
-            if isinstance(odd, str):
-                odd.encode()
-            setattr(message, name, odd)
+    elif "[" in kind:  # of a fixed length
+        whole = list(value)
+        whole[rng.randrange(len(whole))] = _odd_of(rng, kind.partition("[")[0])
+        setattr(message, name, whole)
+    elif kind.startswith("sequence<"):
+        some = list(value)[: rng.choice((0, 1, 3, 10**7))]
+        inner = kind[9:-1]
+        if "/" in inner:
             return
-        except (AssertionError, UnicodeEncodeError, OverflowError, TypeError, ValueError):
-            continue
+        some += [_odd_of(rng, inner) for _ in range(rng.choice((0, 1, 3)))]
+        setattr(message, name, some)
+    else:
+        setattr(message, name, _odd_of(rng, kind))
+
+
+def _odd_of(rng: random.Random, kind: str) -> Any:
+    """An odd value of a primitive type of ROS."""
+    if kind.startswith("string"):
+        return rng.choice([text for text in TEXTS if "\ud800" not in text])
+    if kind in ("float", "double", "float32", "float64"):
+        most = 3e38 if kind in ("float", "float32") else 1e308
+        odd = float(rng.choice([n for n in NUMBERS if abs(n) < 10**300]))
+        return odd if not abs(odd) < 1e400 else max(-most, min(most, odd))
+    if kind == "boolean":
+        return rng.random() < 0.5
+    bits = int("".join(filter(str.isdecimal, kind)) or 8)
+    least, most_int = (0, 2**bits - 1) if kind[0] in "uboc" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return rng.choice(
+        [least, most_int, *(n for n in NUMBERS if isinstance(n, int) and least <= n <= most_int)]
+    )
 
 
 def _header(stamp: int) -> Header:

@@ -59,8 +59,8 @@ class InteractionNode(Node):
 
     def __init__(self) -> None:
         super().__init__("interaction_node")
-        self._parameters = Parameters(self, TABLE)
-        p = self._given = self._parameters.read()
+        self.parameters = Parameters(self, TABLE)
+        p = self._given = self.parameters.read()
         self._store = EpisodeStore(
             Path(p.episode_store).expanduser(), True, p.max_store_mb << 20, p.min_free_mb << 20
         )
@@ -121,7 +121,7 @@ class InteractionNode(Node):
 
     @property
     def _capturing(self) -> bool:
-        return bool(self._parameters["capturing"])
+        return bool(self.parameters["capturing"])
 
     # -- executor: what the robot says -------------------------------------------------------------
 
@@ -337,7 +337,7 @@ class InteractionNode(Node):
             found.append((ERROR, text, {}))
         if self._full:
             found.append((ERROR, f"not capturing: {self._full}", {}))
-        self._inputs.set_patience(self._parameters["depth_patience_s"])
+        self._inputs.set_patience(self.parameters["depth_patience_s"])
         return [*found, *self._inputs.conditions()]
 
     def destroy_node(self) -> None:

@@ -49,7 +49,7 @@ def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
 
 
 def _spin(executor: SingleThreadedExecutor, node: Node, done: Future | None) -> None:
-    """Spins. What a callback raises ends a node, but not one with ``report_error``: it is told, and goes on."""
+    """Spins. What a callback raises ends a node, but not one with ``report_error``: it is told it."""
     report: Callable[[str], None] | None = getattr(node, "report_error", None)
     while True:
         try:
