@@ -472,8 +472,7 @@ def _odd_of(rng: random.Random, kind: str) -> Any:
         return rng.choice([text for text in TEXTS if "\ud800" not in text])
     if kind in ("float", "double", "float32", "float64"):
         most = 3e38 if kind in ("float", "float32") else 1e308
-        odd = float(rng.choice([n for n in NUMBERS if abs(n) < 10**300]))
-        return odd if not abs(odd) < 1e400 else max(-most, min(most, odd))
+        return rng.choice((0.0, -1.0, 1e-38, most, -most, float("nan"), float("inf"), float("-inf")))
     if kind == "boolean":
         return rng.random() < 0.5
     bits = int("".join(filter(str.isdecimal, kind)) or 8)
