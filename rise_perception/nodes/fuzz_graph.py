@@ -50,8 +50,8 @@ MAX_GROWTH = 50.0  # MB of memory that a node may gain
 SETTLE = 25  # cases after which memory counts: caches and allocators have their size by then
 CASES = 4  # between two good frames
 STEP = 2 * 10**9  # nanoseconds between good frames: no mutated stamp falls between by one flipped bit
-NODES = ("segmentation_node", "interaction_node", "learner_node")
 SILENT = 10.0  # seconds without a status after which a node counts as stuck
+COMPRESSED = "/compressed"  # namespace of a second interaction node
 NAMED = 6.0  # seconds within which a fault has to be named
 CAMERA = {"color_topic": "/c/image", "depth_topic": "/c/depth", "info_topic": "/c/camera_info"}
 
@@ -185,8 +185,8 @@ class GraphFuzzer:
         self._begin("learner_node", {**stores, **learner})
         compressed = {"color_topic": "/d/image/compressed", "depth_topic": "/d/depth/compressedDepth"}
         overrides = {f"qos_overrides.{t}.subscription.reliability": "reliable" for t in compressed.values()}
-        other = {"episode_store": str(self._folder / "others"), "min_free_mb": 0, "__node": "compressed_node"}
-        self._begin("interaction_node", {**other, **compressed, **overrides}, "compressed_node")
+        other = {"episode_store": str(self._folder / "others"), "min_free_mb": 0}
+        self._begin("interaction_node", {**other, **compressed, **overrides}, COMPRESSED)
         end = time.monotonic() + START
         while time.monotonic() < end:
             if not self.alive():
@@ -200,12 +200,10 @@ class GraphFuzzer:
         tails = "\n".join(f"--- {n}\n{p.log_tail()}" for n, p in self._processes.items())
         raise RiseError(f"the nodes did not start within {START:.0f} s; their logs end with:\n{tails}")
 
-    def _begin(self, module: str, parameters: dict[str, Any], name: str = "") -> None:
-        name = name or module
-        given = {key: value for key, value in parameters.items() if not key.startswith("__")}
-        remap = [f"__node:={name}"] if name != module else []
-        log = self._folder / f"{name}.log"
-        self._processes[name] = NodeProcess(module, given, self._env, log, remap)
+    def _begin(self, module: str, parameters: dict[str, Any], namespace: str = "/") -> None:
+        name = f"{namespace.rstrip('/')}/{module}"
+        log = self._folder / f"{name.replace('/', '-')}.log"
+        self._processes[name] = NodeProcess(module, parameters, self._env, log, namespace)
 
     def alive(self) -> bool:
         """Whether every node runs; one that has ended is a fault."""
@@ -234,9 +232,12 @@ class GraphFuzzer:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
-            name = status.hardware_id.rpartition("/")[2]
             errors = int(values.get("errors", "0"))
-            self._status[name] = time.monotonic(), errors, f"{status.message}; {values.get('last error', '')}"
+            self._status[status.hardware_id] = (
+                time.monotonic(),
+                errors,
+                f"{status.message}; {values.get('last error', '')}",
+            )
 
     def _spin(self, seconds: float) -> None:
         self._spin_until(lambda: False, seconds)
@@ -356,7 +357,7 @@ class GraphFuzzer:
         self._publishers["compressed depth" if depth else "compressed"].publish(message)
         if depth:
             self._publishers["compressed"].publish(good)
-        return "compressed_node" if bomb else ""
+        return f"{COMPRESSED}/interaction_node" if bomb else ""
 
     def _event(self, rng: random.Random) -> str:
         message = self._template("event")
@@ -364,7 +365,7 @@ class GraphFuzzer:
         message.grasp_id = rng.choice(("", "a", "a", "b", "x" * 300, "\x01"))
         self._publishers["event"].publish(message)
         wrong = message.phase > 4 or message.outcome > 4 or message.grasp_id in ("", "x" * 300, "\x01")
-        return "interaction_node" if wrong else ""
+        return "/interaction_node" if wrong else ""
 
     def _call(self, rng: random.Random) -> str:
         name = rng.choice(list(self._services))

@@ -138,6 +138,26 @@ def detections(
     return message
 
 
+def detections_3d(
+    vision: Any, header: Header, instances: Instances, locations: list[Location | None] | None
+) -> Any:
+    """vision_msgs/Detection3DArray of the instances that have a place; ids and classes as in 2D."""
+    message = vision.Detection3DArray(header=header)
+    for index, location in enumerate(locations or []):
+        if location is None:
+            continue
+        detection = vision.Detection3D(header=header, id=str(int(instances.ids[index])))
+        detection.bbox.center = box_pose(location)
+        detection.bbox.size = Vector3(**dict(zip("xyz", location.size.tolist(), strict=True)))
+        result = vision.ObjectHypothesisWithPose()
+        result.hypothesis.class_id = str(int(instances.classes[index]))
+        result.hypothesis.score = float(instances.scores[index])
+        result.pose.pose = detection.bbox.center
+        detection.results.append(result)
+        message.detections.append(detection)
+    return message
+
+
 def label_info(vision: Any, header: Header, class_names: tuple[str, ...], threshold: float) -> Any:
     """vision_msgs/LabelInfo: the names of the classes and the score from which instances are given.
 

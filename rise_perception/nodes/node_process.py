@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -65,7 +65,7 @@ class NodeProcess:
         parameters: ROS parameters; bool, int, float or str.
         env: see :func:`environment`.
         log: file for stdout and stderr; None leaves stderr to the terminal and drops stdout.
-        remappings: such as ``__node:=another_name``.
+        namespace: that it runs in.
     """
 
     def __init__(
@@ -74,15 +74,14 @@ class NodeProcess:
         parameters: Mapping[str, Any],
         env: Mapping[str, str],
         log: Path | None,
-        remappings: Sequence[str] = (),
+        namespace: str = "/",
     ) -> None:
         self.name = name
         self.log = log
         command = [sys.executable, "-m", f"rise_perception.nodes.{name}", "--ros-args"]
+        command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={_yaml(value)}"]
-        for remapping in remappings:
-            command += ["-r", remapping]
         out: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")
         error = None if log is None else subprocess.STDOUT
         # A group of its own: Ctrl-C reaches the parent, which ends its nodes in order.
