@@ -95,6 +95,11 @@ def test_a_callback_that_fails_is_named_and_the_node_goes_on(capfd: pytest.Captu
     assert "Traceback" in capfd.readouterr().err
 
 
+def spin_for_a_while(executor: SingleThreadedExecutor) -> None:
+    for _ in range(200):
+        executor.spin_once(timeout_sec=0.05)
+
+
 @pytest.mark.usefixtures("domain")
 def test_a_death_is_in_the_diagnostics_before_the_end() -> None:
     rclpy.init()
@@ -110,8 +115,7 @@ def test_a_death_is_in_the_diagnostics_before_the_end() -> None:
     diagnostics.watch(worker)
     try:
         with pytest.raises(spin.WorkerDiedError, match="'frames' has died"):
-            for _ in range(200):
-                executor.spin_once(timeout_sec=0.05)
+            spin_for_a_while(executor)
         for _ in range(100):
             if said:
                 break
