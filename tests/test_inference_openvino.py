@@ -15,8 +15,8 @@ for _package in ("onnx", "openvino"):
 
 from rise_perception.inference.engines.backends import openvino as backend  # noqa: E402
 from rise_perception.inference.engines.backends.openvino import OpenVino, core, settings  # noqa: E402
-from rise_perception.inference.engines.export_module import OUTPUTS  # noqa: E402
 from rise_perception.inference.engines.runner import RuntimeUnavailableError  # noqa: E402
+from rise_perception.inference.engines.spec import OUTPUTS  # noqa: E402
 
 WIDTH = 64
 

@@ -11,6 +11,8 @@ import yaml
 
 from benchmarks.learning_plan import METHODS
 from rise_perception.core.resources import find
+from rise_perception.network.build import build_network
+from rise_perception.simulation.world_source import WorldConfig
 from rise_perception.training.config import TrainConfig, read_train_config
 from rise_perception.training.config_files import table_rows
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
@@ -213,3 +215,25 @@ def test_the_benchmarks_paper_row_states_the_papers_switches() -> None:
     assert raw["self_supervision"] == {k: v for k, v in paper["self_supervision"].items() if k not in own}
     shared = raw["sequences"].keys()
     assert raw["sequences"] == {name: paper["sequences"][name] for name in shared}
+
+
+def test_configurations_of_shipped_models_make_their_own_data_and_never_train_on_what_measures_them() -> None:
+    for name in ("rise_small_rgb", "rise_small_rgbd", "rise_base"):
+        config = read_train_config(TRAIN / f"{name}.yaml")
+        assert config.loss.classification == "quality"
+        trained = config.data.train
+        assert all(isinstance(source, WorldConfig) and source.split == "train" for source in trained)
+        assert isinstance(config.data.validation, WorldConfig)
+        assert config.data.validation.split == "val"
+        worlds = [e.world for e in config.evaluation if e.world]
+        assert {w.split for w in worlds} == {"test"}
+        assert {e.title for e in config.evaluation if e.path} == {"ycb_table", "apc_shelf"}
+        size = (config.data.validation.height, config.data.validation.width)
+        assert size == config.network.image_size
+
+
+def test_the_base_configuration_says_that_it_has_not_been_run_and_is_of_its_size() -> None:
+    path = TRAIN / "rise_base.yaml"
+    assert "has not been run" in path.read_text()
+    network = build_network(read_train_config(path).network)
+    assert 20e6 < sum(p.numel() for p in network.parameters()) < 40e6

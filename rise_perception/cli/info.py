@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 SUMMARY = "show a model's card, size, figures, and the command that trained it"
 EXAMPLES = """\
@@ -26,9 +27,12 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.inference.segmenter import find_model
     from rise_perception.network.card import WEIGHTS
     from rise_perception.network.checkpoint import load_model
+    from rise_perception.referring.model import is_referring_model, load_referring_model
 
     folder = find_model(args.model)
-    network, card = load_model(folder)
+    network: Any
+    card: Any
+    network, card = (load_referring_model if is_referring_model(folder) else load_model)(folder)
     parameters = sum(p.numel() for p in network.parameters())
     size = (folder / WEIGHTS).stat().st_size
     if args.json:

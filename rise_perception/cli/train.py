@@ -15,6 +15,7 @@ examples:
   rise train config/train/rise_small_rgb.yaml               # makes its data, trains, measures
   rise train config/train/rise_small_rgb.yaml --hours 10    # within this time
   rise train config/train/rise_small_rgb.yaml --device cuda
+  rise train config/train/refer_small.yaml
   tensorboard --logdir runs
   torchrun --nproc-per-node 4 -m rise_perception.cli.main train CONFIG      # four GPUs share each batch
 """
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
     from rise_perception.inference.device import choose_device
+    from rise_perception.referring.config import is_referring_training
     from rise_perception.training.config import read_train_config
     from rise_perception.training.distributed import rank, stop_processes
     from rise_perception.training.run import train
@@ -46,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         + (f" --device {args.device}" if args.device != "auto" else "")
         + (f" --hours {args.hours:g}" if args.hours else "")
     )
+    if is_referring_training(args.config):
+        return _train_referring(args, command)
     config = read_train_config(args.config)
     if args.hours < 0:
         raise ConfigError(f"--hours is {args.hours}; give a number above 0, or leave it out")
@@ -53,6 +57,18 @@ def run(args: argparse.Namespace) -> int:
     if rank() == 0:
         print(f"model {card.version} is in {config.out}; {config.out}/report.html shows what it can do")
     stop_processes()
+    return 0
+
+
+def _train_referring(args: argparse.Namespace, command: str) -> int:
+    """Train a model for `rise refer`."""
+    from rise_perception.inference.device import choose_device
+    from rise_perception.referring.config import read_referring_training
+    from rise_perception.referring.trainer import train_referring
+
+    config = read_referring_training(args.config)
+    card = train_referring(config, command, choose_device(args.device), git_revision())
+    print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
     return 0
 
 

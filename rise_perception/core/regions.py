@@ -21,11 +21,16 @@ OBJECT = "object"
 
 @dataclass(frozen=True)
 class Region:
-    """One instance: its class name, score (1 for truth) and mask as COCO RLE with ``counts`` a str."""
+    """One instance: its kind, score (1 for truth) and mask as COCO RLE with ``counts`` a str.
+
+    ``category`` is ``object`` or ``container``; ``name`` is what the model or the annotation calls its class,
+    empty where nobody says.
+    """
 
     category: str
     rle: dict[str, Any]
     score: float = 1.0
+    name: str = ""
 
     @property
     def is_object(self) -> bool:
@@ -37,7 +42,7 @@ class Region:
 class ImagePair:
     """What was predicted and what is true for one image of ``height`` x ``width`` pixels.
 
-    ``picture`` is the image file, where it is known.
+    ``picture`` is the image file, where it is known, and ``model`` the version of the model that predicted.
     """
 
     name: str
@@ -46,6 +51,7 @@ class ImagePair:
     predicted: list[Region] = field(default_factory=list)
     truth: list[Region] = field(default_factory=list)
     picture: Path | None = None
+    model: str = ""
 
     def predicted_map(self) -> np.ndarray:
         """(H, W) uint16 label map of the predicted objects (containers left out); value i + 1 is object i."""
@@ -63,18 +69,18 @@ def category_name(name: str) -> str:
 
 def regions_of(instances: Instances) -> list[Region]:
     """The instances of a segmenter's result, in their order."""
-    names = [category_name(instances.class_names[index]) for index in instances.classes]
+    names = [instances.class_names[index] for index in instances.classes]
     rles = encode_label_map(instances.label_map, instances.labels)
     return [
-        Region(name, rle, float(score))
+        Region(category_name(name), rle, float(score), name)
         for name, rle, score in zip(names, rles, instances.scores, strict=True)
     ]
 
 
-def regions_of_map(label_map: np.ndarray) -> list[Region]:
-    """One object region for each value of an (H, W) integer label map but 0."""
+def regions_of_map(label_map: np.ndarray, ignore: int | None = None) -> list[Region]:
+    """One object region for each value of an (H, W) integer label map but 0 and ``ignore``."""
     labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels > 0]
+    labels = labels[(labels > 0) & (labels != (0 if ignore is None else ignore))]
     return [Region(OBJECT, rle) for rle in encode_label_map(label_map, labels)]
 
 

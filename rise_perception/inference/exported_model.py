@@ -24,6 +24,7 @@ from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.feeds import make_feeds, stored_frames
 from rise_perception.inference.engines.runner import EngineError, Runner, Runtime, RuntimeUnavailableError
 from rise_perception.inference.engines.spec import METADATA, ExportSpec
+from rise_perception.inference.pick_success import PickSuccess
 from rise_perception.inference.postprocess import DecodedQueries, suppress_duplicates, to_instances
 from rise_perception.network.card import ModelCard, file_checksum
 from rise_perception.network.config import NetworkConfig
@@ -89,6 +90,7 @@ class ExportedModel:
             raise ModelError(f"{path}: {error.strerror}; name a file of `rise export`") from None
         backend = choose_runtime(runtime)
         self.card, self._spec, self._check = _describe(path, graph)
+        self.pick_success = PickSuccess.from_card(self.card.metrics)
         self.threshold = self.card.score_threshold if score_threshold is None else score_threshold
         self._runner = _load(backend, graph, self._spec, EngineCache(cache_folder))
         self._compare()
@@ -96,7 +98,7 @@ class ExportedModel:
     @property
     def uses_depth(self) -> bool:
         """True for a network that sees depth."""
-        return self.card.network.input == "rgbd"
+        return self.card.network.sees_depth
 
     @property
     def serving(self) -> str:

@@ -13,6 +13,7 @@ from rise_perception.core.errors import ModelError, RiseError
 from rise_perception.core.frame import check_depth, check_image
 from rise_perception.core.instances import Instances
 from rise_perception.core.resources import find
+from rise_perception.inference.pick_success import with_pick_success, without_flat
 from rise_perception.network.card import CARD, read_card
 
 if TYPE_CHECKING:  # torch is loaded by who needs it
@@ -37,6 +38,8 @@ class Segmenter:
         last_timing: milliseconds of the last call: ``preprocess``, ``network``, ``postprocess``.
         last_model: version of the model that served the last call.
         last_runtime: runtime and precision that served it.
+        min_relief_mm: instances whose median height above the support surface is lower are dropped, where
+            there is depth; 0 drops none.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Segmenter:
         self.last_timing: dict[str, float] = {}
         self.last_model = ""
         self.last_runtime = ""
+        self.min_relief_mm = 0.0
 
     @property
     def models(self) -> list[ServedModel | ExportedModel]:
@@ -163,6 +167,10 @@ class Segmenter:
             )
         instances, self.last_timing = model(image, depth if model.uses_depth else None)
         self.last_model, self.last_runtime = model.card.version, model.serving
+        if self.min_relief_mm > 0 and depth is not None:
+            instances = without_flat(instances, depth, self.min_relief_mm)
+        if model.pick_success is not None:
+            instances = with_pick_success(instances, depth, model.pick_success)
         return instances
 
     def warm_up(self) -> None:
@@ -212,7 +220,7 @@ class Segmenter:
         from rise_perception.inference.served_model import ServedModel
 
         card = read_card(folder)
-        old = self._depth if card.network.input == "rgbd" else self._colour
+        old = self._depth if card.network.sees_depth else self._colour
         if old is None or card.network.classes != old.card.network.classes:
             classes = ", ".join(self.class_names)
             raise ModelError(

@@ -25,6 +25,7 @@ from rise_perception.inference.engines.parity import Parity
 from rise_perception.inference.engines.runner import Runner
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.gpu_preprocess import make_input_on, paint_on
+from rise_perception.inference.pick_success import PickSuccess
 from rise_perception.inference.postprocess import suppress_duplicates, to_instances
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
@@ -93,6 +94,7 @@ class ServedModel:
         check_name(settings.runtime)
         self.folder, self.settings = folder, settings
         self._exact, self.card = load_model(folder, device)
+        self.pick_success = PickSuccess.from_card(self.card.metrics)
         self.device = torch.device(device)
         self._on_gpu = self.device.type == "cuda"
         config = self.card.network
@@ -110,7 +112,7 @@ class ServedModel:
     @property
     def uses_depth(self) -> bool:
         """True for a network that sees depth."""
-        return self.card.network.input == "rgbd"
+        return self.card.network.sees_depth
 
     # -- serving -----------------------------------------------------------------------------------
 

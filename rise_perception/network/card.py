@@ -31,6 +31,8 @@ class ModelCard:
         name: short name; the first part of the model's version.
         network: the configuration that the weights fit.
         score_threshold: instances below it are not reported.
+        classification: what its scores have learned, as ``loss.classification`` of a training: ``focal``,
+            that there is an object; ``quality``, how well its mask fits. Who trains it on asks for the same.
         data: what it was trained on, one sentence.
         command: the command that trained it.
         metrics: measured figures by name, such as ``{"tote_world_test": {"ap50": 0.8}}``.
@@ -43,6 +45,7 @@ class ModelCard:
     name: str
     network: NetworkConfig
     score_threshold: float = 0.5
+    classification: str = "focal"
     data: str = ""
     command: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +55,8 @@ class ModelCard:
     notes: str = ""
 
     def __post_init__(self) -> None:
+        known = ("focal", "quality")
+        require(self.classification in known, "card.classification", self.classification, "focal or quality")
         name = self.name
         require(
             0 < len(name) <= LONGEST_NAME and name.isprintable(),

@@ -8,8 +8,25 @@ from typing import Any
 
 from rise_perception.core.errors import require
 
-#: Input representations and their channels (:mod:`rise_perception.network.inputs`).
-INPUT_CHANNELS = {"rgb": 3, "rgbd": 6}
+_RGB, _DEPTH = ("red", "green", "blue"), ("distance", "relief", "measured")
+#: What the backbone sees of a frame, by input representation
+#: (:mod:`rise_perception.network.representation`).
+REPRESENTATIONS: dict[str, tuple[str, ...]] = {
+    "rgb": _RGB,
+    "l": ("lightness",),
+    "g": ("grey",),
+    "m": ("foreground",),
+    "gm": ("grey", "foreground"),
+    "gl": ("grey", "lightness"),
+    "lm": ("lightness", "foreground"),
+    "glm": ("grey", "lightness", "foreground"),
+    "rgbm": (*_RGB, "foreground"),
+    "rgbd": (*_RGB, *_DEPTH),
+    "glmd": ("grey", "lightness", "foreground", *_DEPTH),
+}
+#: Channels that a network takes: normalised RGB, and the depth features where it sees depth
+#: (:mod:`rise_perception.network.inputs`); everything else is made of these inside.
+INPUT_CHANNELS = {name: 6 if "distance" in seen else 3 for name, seen in REPRESENTATIONS.items()}
 #: Architectures that :func:`rise_perception.network.build.build_network` builds.
 ARCHITECTURES = ("rise", "mask_rcnn")
 #: Encoders of ``rise`` (:mod:`rise_perception.network.encoder`).
@@ -63,7 +80,8 @@ class NetworkConfig:
         pretrained: start the backbone from timm's ImageNet weights (needs a network or a filled cache).
         frozen_norm: keep the backbone's batch norms at their loaded statistics, as DETR does; switch it
             off to train from scratch.
-        input: what the network sees: ``rgb``, or ``rgbd`` (RGB and three depth features).
+        input: what the network sees: ``rgb``, ``rgbd`` (RGB and three depth features), or another key of
+            :data:`REPRESENTATIONS`.
         image_size: height and width that an image is letterboxed into.
         classes: names of the classes, in the order of the class logits.
         containers: those of ``classes`` that hold items (a tote) and are never picked themselves.
@@ -174,3 +192,13 @@ class NetworkConfig:
         require(
             not unknown, "network.containers", sorted(unknown), f"a subset of classes {list(self.classes)}"
         )
+
+    @property
+    def sees_depth(self) -> bool:
+        """True for a network that needs a depth map."""
+        return INPUT_CHANNELS[self.input] > 3
+
+    @property
+    def sees_foreground(self) -> bool:
+        """True for a network that holds a foreground network (M)."""
+        return "foreground" in REPRESENTATIONS[self.input]

@@ -74,7 +74,7 @@ class CameraNode(Node):
         self._color = self._publisher(Image, COLOR)
         self._depth = self._publisher(Image, DEPTH) if self._source.has_depth else None
         self._info = self._publisher(CameraInfo, INFO)
-        self._clock = self.create_publisher(Clock, "/clock", qos.camera_output()) if given.clock else None
+        self._time = self.create_publisher(Clock, "/clock", qos.camera_output()) if given.clock else None
         self._total = self.create_publisher(UInt32, "~/total", qos.latched())
         self._total.publish(UInt32(data=self._source.count))
         self._acknowledge = acknowledge
@@ -135,8 +135,8 @@ class CameraNode(Node):
         self._tries += 1
         self._sent_at = time.monotonic()
         stamp = Time(sec=frame.stamp // 10**9, nanosec=frame.stamp % 10**9)
-        if self._clock is not None:
-            self._clock.publish(Clock(clock=stamp))
+        if self._time is not None:
+            self._time.publish(Clock(clock=stamp))
         header = Header(stamp=stamp, frame_id=frame.frame_id)
         if frame.depth is not None and self._depth is not None:
             self._depth.publish(ros_images.fill(Image(header=header), frame.depth, "32FC1"))

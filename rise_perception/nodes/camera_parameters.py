@@ -5,7 +5,7 @@ from __future__ import annotations
 from rise_perception.nodes.parameter_table import Change, Parameter
 
 #: Names of a camera's topics, relative: remap them, or set the parameters.
-COLOR, DEPTH, INFO = "image", "depth", "camera_info"
+COLOR, DEPTH, INFO, DEPTH_INFO = "image", "depth", "camera_info", "depth_camera_info"
 
 
 def camera_parameters(change: Change) -> dict[str, Parameter]:
@@ -24,6 +24,12 @@ def camera_parameters(change: Change) -> dict[str, Parameter]:
         ),
         "info_topic": Parameter(
             INFO, "CameraInfo of the colour image, without which nothing is in 3D.", change=change
+        ),
+        "depth_info_topic": Parameter(
+            DEPTH_INFO,
+            "CameraInfo of the depth image. Where it comes, depth in another frame (/tf) or of another size "
+            "is registered to the colour image; otherwise depth has to be registered already.",
+            change=change,
         ),
         "sync_tolerance_s": Parameter(
             0.02,

@@ -39,6 +39,8 @@ from rise_perception.simulation.sequence import EMPTY, SUCCESS, UNKNOWN
 
 #: Frames of the free scene before and after a grasp: enough for one to be settled and segmented.
 FREE_FRAMES = 4
+#: Probability of success below which a mask is left alone, once that has been learned.
+MIN_SUCCESS = 0.25
 #: Seconds for which the camera looks on after the last grasp, so that it becomes an episode.
 LINGER = 3.0
 #: Heights in metres above the item that the hand is seen at on its way.
@@ -67,7 +69,7 @@ class CellNode(Node):
         self._picks, self._period = given.picks, given.period
         self._renderer = Renderer(CellSettings.width, CellSettings.height)
         self._cell = Cell(CellSettings(given.seed), self._renderer)
-        self._picker = Picker()
+        self._picker = Picker(MIN_SUCCESS)
         self._log = Path(given.log) if given.log else None
         self._color = self.create_publisher(Image, COLOR, qos.camera_output())
         self._depth = self.create_publisher(Image, DEPTH, qos.camera_output())

@@ -44,12 +44,14 @@ class CameraInputs:
         self.color_topic = node.resolve_topic_name(given.color_topic)
         self.depth_topic = node.resolve_topic_name(given.depth_topic) if given.depth_topic else ""
         self.info_topic = node.resolve_topic_name(given.info_topic)
+        self.depth_info_topic = node.resolve_topic_name(given.depth_info_topic)
         self.pairing = FramePairing(given.sync_tolerance_s, given.depth_patience_s)
         self.arrivals = 0
         self.last_color_arrival: float | None = None
         self.last_depth_arrival: float | None = None
         self._opened = time.monotonic()
         self._info: Any = None
+        self._depth_info: Any = None
         self._info_problem = ""
         self._subscriptions: list[Any] = []
         self._condition = threading.Condition()
@@ -68,6 +70,7 @@ class CameraInputs:
         self._subscribe(self.info_topic, CameraInfo, self._on_info)
         if self.depth_topic:
             self._subscribe(self.depth_topic, _image_type(self.depth_topic), self._on_depth)
+            self._subscribe(self.depth_info_topic, CameraInfo, self._on_depth_info)
 
     def close(self) -> None:
         """Unsubscribes and forgets what was enqueued."""
@@ -76,7 +79,7 @@ class CameraInputs:
         self._subscriptions.clear()
         with self._condition:
             self.pairing.clear()
-            self._info, self._info_problem = None, ""
+            self._info, self._depth_info, self._info_problem = None, None, ""
 
     def stop(self) -> None:
         """Ends :meth:`next` for good."""
@@ -113,6 +116,25 @@ class CameraInputs:
             return None
         self._info_problem = ""
         return camera
+
+    @property
+    def has_depth_info(self) -> bool:
+        """True when the depth camera has said what it is."""
+        return self._depth_info is not None
+
+    def depth_camera(self, width: int, height: int) -> CameraIntrinsics:
+        """Intrinsics of the depth image.
+
+        Raises:
+            DataError: there are none of an image of this size.
+        """
+        info = self._depth_info
+        if info is None:
+            raise DataError(f"no camera info on {self.depth_info_topic}")
+        try:
+            return intrinsics(info, width, height, is_rectified(self.depth_topic))
+        except DataError as error:
+            raise DataError(f"camera info on {self.depth_info_topic} {error}") from None
 
     @property
     def info(self) -> Any:
@@ -184,6 +206,9 @@ class CameraInputs:
 
     def _on_info(self, message: Any) -> None:
         self._info = message
+
+    def _on_depth_info(self, message: Any) -> None:
+        self._depth_info = message
 
 
 def _image_type(topic: str) -> type:

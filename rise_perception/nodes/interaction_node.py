@@ -45,6 +45,7 @@ from rise_perception.nodes.interaction_parameters import TABLE
 from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import run
+from rise_perception.nodes.transforms import Transforms
 
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster
@@ -59,8 +60,8 @@ class InteractionNode(Node):
 
     def __init__(self) -> None:
         super().__init__("interaction_node")
-        self._parameters = Parameters(self, TABLE)
-        p = self._given = self._parameters.read()
+        self.parameters = Parameters(self, TABLE)
+        p = self._given = self.parameters.read()
         self._store = EpisodeStore(
             Path(p.episode_store).expanduser(), True, p.max_store_mb << 20, p.min_free_mb << 20
         )
@@ -85,7 +86,8 @@ class InteractionNode(Node):
         self._diagnostics = Diagnostics(self, self._conditions, ("interaction", "capturing"))
         report = self._diagnostics.error
         self._inputs = CameraInputs(self, p, report)
-        self._reader = FrameReader(self._inputs, report)
+        self._transforms = Transforms(self)
+        self._reader = FrameReader(self._inputs, self._transforms, report)
         self._inputs.open()
         self._listen(InstanceArray, p.instances_topic, self._on_instances, qos.output())
         self._listen(Image, p.robot_mask_topic, self._on_mask, qos.camera_input())
@@ -121,7 +123,7 @@ class InteractionNode(Node):
 
     @property
     def _capturing(self) -> bool:
-        return bool(self._parameters["capturing"])
+        return bool(self.parameters["capturing"])
 
     # -- executor: what the robot says -------------------------------------------------------------
 
@@ -337,7 +339,9 @@ class InteractionNode(Node):
             found.append((ERROR, text, {}))
         if self._full:
             found.append((ERROR, f"not capturing: {self._full}", {}))
-        self._inputs.set_patience(self._parameters["depth_patience_s"])
+        self._inputs.set_patience(self.parameters["depth_patience_s"])
+        if self._inputs.has_depth_info:
+            self._transforms.listen()
         return [*found, *self._inputs.conditions()]
 
     def destroy_node(self) -> None:

@@ -135,8 +135,12 @@ class LearnerNode(Node):
     def _due(self) -> Job | None:
         try:
             self._survey = self._learner.survey()
-            if self._survey.total != self._tried and self._learner.is_due():
-                return Job()
+            self._learner.learn_outcomes()
+            if self._survey.total != self._tried:
+                if not (waits := self._learner.waiting()):
+                    return Job()
+                if self._state == LearnerStatus.IDLE and not self._learner.memory.paused:
+                    self._detail = waits
         except (RiseError, OSError) as error:
             self._diagnostics.error(f"cannot look at the episodes: {error}")
         except Exception as error:
@@ -210,7 +214,7 @@ class LearnerNode(Node):
         self, request: RollbackModel.Request, response: RollbackModel.Response
     ) -> RollbackModel.Response:
         try:
-            response.version = self._models.rollback(request.version).version
+            response.version = self._learner.rollback(request.version).version
             response.success, response.message = True, f"{response.version} serves"
         except (RiseError, OSError) as error:
             response.message = str(error)

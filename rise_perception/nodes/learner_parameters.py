@@ -5,11 +5,19 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from rise_perception.grasp_learning.update import parameters
-from rise_perception.grasp_learning.update.learner import LearnerConfig
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.nodes.parameter_table import Parameter, ParameterTable
 
 #: Settings that stay in the code: nobody who looks after a robot can choose them better.
-NOT_HERE = ("heldout_fraction", "new_fraction", "certainty", "average", "objects")
+NOT_HERE = (
+    "heldout_fraction",
+    "max_looks",
+    "max_false_rise",
+    "significance",
+    "min_scenes",
+    "average",
+    "objects",
+)
 
 TABLE = ParameterTable(
     "learner_node",

@@ -11,6 +11,13 @@ from rclpy.lifecycle import TransitionCallbackReturn
 
 from rise_perception.core.errors import RiseError
 
+DONE = {
+    "on_configure": "configured",
+    "on_activate": "activated",
+    "on_deactivate": "deactivated",
+    "on_cleanup": "cleaned up",
+    "on_shutdown": "shut down",
+}
 Transition = Callable[[Any, Any], TransitionCallbackReturn]
 
 
@@ -22,14 +29,14 @@ def reported(transition: Transition) -> Transition:
 
     @functools.wraps(transition)
     def wrapped(node: Any, state: Any) -> TransitionCallbackReturn:
-        name = transition.__name__.removeprefix("on_")
+        name = DONE[transition.__name__]
         try:
             return transition(node, state)
         except RiseError as error:
-            node.transition_failed(f"{name}: {error}")
+            node.transition_failed(f"cannot be {name}: {error}")
         except Exception as error:
             node.get_logger().error(traceback.format_exc())
-            node.transition_failed(f"{name}: internal error, its trace is in the log: {error!r}")
+            node.transition_failed(f"cannot be {name}: internal error, its trace is in the log: {error!r}")
         return TransitionCallbackReturn.FAILURE
 
     return wrapped

@@ -46,13 +46,14 @@ def instance_array(
         instances.ids.tolist(),
         instances.classes.tolist(),
         instances.scores.tolist(),
+        instances.pick_success.tolist(),
         instances.boxes.astype(np.int64).tolist(),
         instances.areas().tolist(),
         instances.embeddings.astype(np.float32),
         locations if locations is not None else [None] * len(instances),
         strict=True,
     )
-    for label, identity, kind, score, (x0, y0, x1, y1), area, embedding, location in rows:
+    for label, identity, kind, score, success, (x0, y0, x1, y1), area, embedding, location in rows:
         row = Instance(
             label=label,
             id=identity,
@@ -61,7 +62,7 @@ def instance_array(
             bbox=RegionOfInterest(x_offset=x0, y_offset=y0, width=x1 - x0, height=y1 - y0),
             area=area,
             centroid=Point(x=math.nan, y=math.nan, z=math.nan),
-            pick_success=math.nan,
+            pick_success=success,
             embedding=array("f", embedding.tobytes()),
         )
         if location is not None:
@@ -133,6 +134,26 @@ def detections(
         result.hypothesis.score = float(instances.scores[index])
         if locations is not None and (location := locations[index]) is not None:
             result.pose.pose = box_pose(location)
+        detection.results.append(result)
+        message.detections.append(detection)
+    return message
+
+
+def detections_3d(
+    vision: Any, header: Header, instances: Instances, locations: list[Location | None] | None
+) -> Any:
+    """vision_msgs/Detection3DArray of the instances that have a place; ids and classes as in 2D."""
+    message = vision.Detection3DArray(header=header)
+    for index, location in enumerate(locations or []):
+        if location is None:
+            continue
+        detection = vision.Detection3D(header=header, id=str(int(instances.ids[index])))
+        detection.bbox.center = box_pose(location)
+        detection.bbox.size = Vector3(**dict(zip("xyz", location.size.tolist(), strict=True)))
+        result = vision.ObjectHypothesisWithPose()
+        result.hypothesis.class_id = str(int(instances.classes[index]))
+        result.hypothesis.score = float(instances.scores[index])
+        result.pose.pose = detection.bbox.center
         detection.results.append(result)
         message.detections.append(detection)
     return message

@@ -85,14 +85,21 @@ class NodeProcess:
         parameters: ROS parameters; bool, int, float or str.
         env: see :func:`environment`.
         log: file for stdout and stderr; None leaves stderr to the terminal and drops stdout.
+        namespace: that it runs in.
     """
 
     def __init__(
-        self, name: str, parameters: Mapping[str, Any], env: Mapping[str, str], log: Path | None
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        env: Mapping[str, str],
+        log: Path | None,
+        namespace: str = "/",
     ) -> None:
         self.name = name
         self.log = log
         command = [sys.executable, "-m", f"rise_perception.nodes.{name}", "--ros-args"]
+        command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={_yaml(value)}"]
         out: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 
@@ -31,9 +30,18 @@ from rise_perception.nodes.lifecycle import managers, reported
 from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import Parameters
+from rise_perception.nodes.places import Places
+from rise_perception.nodes.segment_service import SegmentService
 from rise_perception.nodes.segmentation_parameters import TABLE
 from rise_perception.nodes.services import answering
+from rise_perception.nodes.serving_status import (
+    InputRate,
+    camera_values,
+    engine_condition,
+    latency_condition,
+)
 from rise_perception.nodes.spin import run_with_worker
+from rise_perception.nodes.transforms import Transforms
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 WORKER = "segmentation worker"
@@ -62,12 +70,15 @@ class SegmentationNode(LifecycleNode):
         self._known_ids: list[int] = []
         self._image_size: tuple[int, int] | None = None
         self._failure = ""
-        self._rate_mark = (time.monotonic(), 0)
+        self._rate = InputRate()
+        self._transforms = Transforms(self)
+        self._places = Places(self._transforms)
         self._diagnostics = Diagnostics(self, self._conditions)
         self._service = self.create_service(SetTarget, "~/set_target", self._on_set_target)
         self._versions = ModelService(
             self, lambda: self._given.model_store, lambda: self._segmenter, self._on_swapped
         )
+        self._segment = SegmentService(self, lambda: "" if self._active else "the node is not active")
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow, clock=steady)
@@ -97,7 +108,8 @@ class SegmentationNode(LifecycleNode):
         self._tracker.reset()
         self._outputs = Outputs(self, self._diagnostics.error)
         self._inputs = CameraInputs(self, given, self._diagnostics.error)
-        self._worker = threading.Thread(target=self._work, args=(self._inputs,), name=WORKER, daemon=True)
+        parts = self._inputs, segmenter, self._outputs
+        self._worker = threading.Thread(target=self._work, args=parts, name=WORKER, daemon=True)
         self._worker.start()
         self._diagnostics.watch(self._worker)
         return super().on_configure(state)
@@ -110,6 +122,7 @@ class SegmentationNode(LifecycleNode):
         assert self._inputs is not None
         self._announced = None
         self._announce()
+        self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
         self._active = True
         self.get_logger().info(f"serving {self._segmenter.version}; camera {self._inputs.color_topic}")
         return result
@@ -159,7 +172,7 @@ class SegmentationNode(LifecycleNode):
         """Says what kept a transition from success; a failed configure leaves nothing behind."""
         if not self._active:
             self._failure = text
-        self._diagnostics.error(f"cannot {text}")
+        self._diagnostics.error(text)
         if self._worker is None:
             self._release()
 
@@ -202,34 +215,43 @@ class SegmentationNode(LifecycleNode):
 
     # -- worker thread -----------------------------------------------------------------------------
 
-    def _work(self, inputs: CameraInputs) -> None:
+    def _work(self, inputs: CameraInputs, segmenter: Segmenter, outputs: Outputs) -> None:
         """Segments frames until the inputs are stopped; no frame can end it."""
-        reader = FrameReader(inputs, self._diagnostics.error)
+        reader = FrameReader(inputs, self._transforms, self._diagnostics.error)
         while (pair := inputs.next()) is not None:
             with self._busy:
                 if not self._active:
                     continue
                 try:
-                    self._process(pair, reader)
+                    self._process(pair, reader, segmenter, outputs)
                 except RiseError as error:
                     self._diagnostics.error(str(error))
                 except Exception as error:  # a node on a robot keeps serving; the trace goes to the log
                     self.get_logger().error(traceback.format_exc())
                     self._diagnostics.error(f"internal error, frame skipped: {error!r}")
 
-    def _process(self, pair: Pair, reader: FrameReader) -> None:
-        assert self._segmenter is not None
-        assert self._outputs is not None
-        assert self._inputs is not None
+    def _process(self, pair: Pair, reader: FrameReader, segmenter: Segmenter, outputs: Outputs) -> None:
         frame = reader.read(pair)
         self._image_size = frame.image.shape[0], frame.image.shape[1]
-        self._segmenter.score_threshold = self.parameters["score_threshold"]
-        instances = self._tracker.update(self._segmenter(frame.image, frame.depth), frame.stamp)
+        segmenter.score_threshold = self.parameters["score_threshold"]
+        segmenter.min_relief_mm = self.parameters["min_relief_mm"]
+        instances, outside = self._places.restrict(frame, segmenter(frame.image, frame.depth))
+        instances = self._tracker.update(instances, frame.stamp)
         self._known_ids = instances.ids.tolist()
-        info = self._inputs.info if frame.camera is not None else None
-        result = Result(pair.color.header, frame, info, instances, self._segmenter.last_model, pair.arrival)
-        label_map = self._outputs.publish_label_map(result)
-        latency = self._outputs.publish_instances(result, label_map, self._target)
+        result = Result(
+            header=pair.color.header,
+            frame=frame,
+            info=reader.info if frame.camera is not None else None,
+            instances=instances,
+            model_version=segmenter.last_model,
+            arrival=pair.arrival,
+            outside=outside,
+            target_frame=self._places.target_frame,
+            target_from_camera=self._places.target_from_camera(frame),
+        )
+        label_map = outputs.publish_label_map(result)
+        latency = outputs.publish_instances(result, label_map, self._target)
+        self._segment.offer(result)
         self._diagnostics.frame(latency, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9)
 
     # -- executor ----------------------------------------------------------------------------------
@@ -239,12 +261,16 @@ class SegmentationNode(LifecycleNode):
         if not self._active or self._inputs is None or self._outputs is None:
             return
         self._inputs.set_patience(self.parameters["depth_patience_s"])
+        self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
+        if self._inputs.has_depth_info:
+            self._transforms.listen()
         self._announce()
-        wanted = self._outputs.wanted()
+        wanted = self._outputs.wanted() or self._segment.waits
         if wanted and not self._inputs.is_open:
             self._inputs.open()
         elif not wanted and self._inputs.is_open:
             self._inputs.close()
+            self._segment.forget()
 
     @answering
     def _on_set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> SetTarget.Response:
@@ -270,43 +296,22 @@ class SegmentationNode(LifecycleNode):
             if self._failure:
                 return [(ERROR, f"not configured: {self._failure}", {})]
             return [(WARN, "not configured", {})]
-        inputs, now = self._inputs, time.monotonic()
-        (before, count), self._rate_mark = self._rate_mark, (now, inputs.arrivals)
         values = {
             "serving model": self._segmenter.last_model or self._segmenter.version,
             "database version": str(self._database_version),
-            "input rate (Hz)": f"{max(0, inputs.arrivals - count) / max(now - before, 1e-3):.1f}",
-            "superseded frames": str(inputs.pairing.superseded),
-            "late messages": str(inputs.pairing.late),
-            "clock jumps": str(inputs.pairing.jumps),
             "vision_msgs": "present" if self._outputs.has_vision_msgs else "not installed: no detections",
+            **camera_values(self._inputs, self._rate),
         }
-        budget = self.parameters["latency_budget_ms"]
-        latency = self._diagnostics.latency_median()
-        values["latency budget (ms)"] = f"{budget:.0f}"
-        found: list[Condition] = [(OK, "", values), *self._engine_conditions(self._segmenter)]
+        found: list[Condition] = [
+            (OK, "", values),
+            engine_condition(self._segmenter, self._given.runtime, self._given.precision),
+        ]
         if not self._active:
             return [*found, (WARN, "inactive", {})]
-        if not inputs.is_open:
+        if not self._inputs.is_open:
             return [*found, (OK, "idle: nobody listens", {})]
-        found += inputs.conditions()
-        if latency is not None and latency * 1e3 > budget:
-            found.append((WARN, f"latency {latency * 1e3:.0f} ms exceeds the budget of {budget:.0f} ms", {}))
-        return found
-
-    def _engine_conditions(self, segmenter: Segmenter) -> list[Condition]:
-        """Which runtime serves, whether its engine matches, and why another one had to step in."""
-        models = segmenter.models
-        model = next((m for m in models if m.card.version == segmenter.last_model), models[0])
-        values = {
-            "runtime": model.serving,
-            "runtime asked for": f"{self._given.runtime} {self._given.precision}",
-            "engine": model.engine or "none",
-            "fallback": model.fallback or "none",
-        }
-        if not model.fallback or model.is_building:
-            return [(OK, f"torch serves while {model.fallback}" if model.fallback else "", values)]
-        return [(WARN, f"torch serves instead of an engine: {model.fallback}", values)]
+        latency = latency_condition(self._diagnostics.latency_median(), self.parameters["latency_budget_ms"])
+        return [*found, *self._inputs.conditions(), *self._places.conditions(), latency]
 
     def destroy_node(self) -> None:
         """Stops the worker before the node goes; a frame that takes long does not hold up the end."""

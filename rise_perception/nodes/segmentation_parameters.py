@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rise_perception.inference.workspace import SYNTAX, parse_workspace
 from rise_perception.nodes.camera_parameters import QOS_NOTE, camera_parameters
 from rise_perception.nodes.parameter_table import Change, Parameter, ParameterTable
 
@@ -35,6 +36,13 @@ TABLE = ParameterTable(
                 (0.0, 1.0),
                 LIVE,
             ),
+            "min_relief_mm": Parameter(
+                0.0,
+                "Instances whose median height above the support surface is lower are dropped, in "
+                "millimetres, where there is depth; 0 drops none.",
+                (0.0, 1000.0),
+                LIVE,
+            ),
             "runtime": Parameter(
                 "torch",
                 "What runs the network: torch, auto (the fastest here, measured once), onnxruntime, "
@@ -62,6 +70,21 @@ TABLE = ParameterTable(
             ),
         },
         "Camera": camera_parameters(CONFIGURE),
+        "Space": {
+            "workspace": Parameter(
+                "",
+                f"What counts as the scene: {SYNTAX}. Instances mostly outside are dropped, pixels outside "
+                "removed. Empty for the whole image.",
+                change=LIVE,
+                parse=parse_workspace,
+            ),
+            "target_frame": Parameter(
+                "",
+                "Frame on /tf in which centroids, boxes and markers are given; the header of their message "
+                "names it, that of the label map stays the camera's. Empty for the camera's.",
+                change=LIVE,
+            ),
+        },
         "Node": {
             "latency_budget_ms": Parameter(
                 200.0,

@@ -57,7 +57,7 @@ class EvaluationSet:
             DataError: it is not there, or cannot serve this model; the message is the reason to skip it.
         """
         network, path = read_card(model).network, Path(self.path)
-        depth = network.input == "rgbd"
+        depth = network.sees_depth
         if self.world:
             return WorldImages(self.world, cache, network.classes, depth)
         if not path.exists():

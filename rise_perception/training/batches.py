@@ -119,7 +119,7 @@ class Scenes(Dataset[Scene]):
 
     def __init__(self, config: TrainConfig) -> None:
         network, data = config.network, config.data
-        depth = network.input == "rgbd"
+        depth = network.sees_depth
         self.labelled = Sources([open_source(p, data.cache, network.classes, depth) for p in data.train])
         self.unlabelled = Sources([open_unlabelled(p, depth) for p in data.unlabelled])
         self.config, self.seed = config, config.optimisation.seed

@@ -13,7 +13,13 @@ from rise_perception.core.errors import ConfigError, require
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.boxes import iou_and_giou, to_corners
 from rise_perception.training.distributed import normaliser
-from rise_perception.training.matching import HUNGARIAN_COST, MATCHERS, Matcher, Targets
+from rise_perception.training.matching import (
+    HUNGARIAN_COST,
+    MATCHERS,
+    Matcher,
+    Targets,
+    match_hungarian,
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class LossConfig:
     def matcher(self) -> Matcher:
         """What assigns queries to objects."""
         if self.matching == "hungarian":
-            return partial(MATCHERS[self.matching], weights=self.hungarian_cost)
+            return partial(match_hungarian, weights=self.hungarian_cost)
         return MATCHERS[self.matching]
 
 

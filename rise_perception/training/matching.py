@@ -49,18 +49,15 @@ class Targets:
 
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""
-        parts = (self.classes, self.boxes, self.masks, self.ids)
-        return Targets(
-            *(t.to(device) for t in parts), weights=None if self.weights is None else self.weights.to(device)
-        )
+        weights = None if self.weights is None else self.weights.to(device)
+        classes, boxes, masks, ids = (t.to(device) for t in (self.classes, self.boxes, self.masks, self.ids))
+        return Targets(classes, boxes, masks, ids, weights)
 
     def of(self, rows: Tensor) -> Targets:
         """Some of the objects: (n,) int64 or (N,) bool."""
         rows = rows.to(self.classes.device)
-        parts = (self.classes, self.boxes, self.masks, self.ids)
-        return Targets(
-            *(t[rows] for t in parts), weights=None if self.weights is None else self.weights[rows]
-        )
+        weights = None if self.weights is None else self.weights[rows]
+        return Targets(self.classes[rows], self.boxes[rows], self.masks[rows], self.ids[rows], weights)
 
 
 class Matcher(Protocol):

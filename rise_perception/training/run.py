@@ -138,7 +138,7 @@ def finish(config: TrainConfig, command: str, device: str, shown: int) -> list[R
     """
     out, cache = Path(config.out), config.data.cache
     if config.data.validation:
-        classes, depth = config.network.classes, config.network.input == "rgbd"
+        classes, depth = config.network.classes, config.network.sees_depth
         validation: Any = config.data.validation
         if isinstance(validation, WorldConfig):
             validation = WorldImages(validation, cache, classes, depth)

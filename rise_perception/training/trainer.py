@@ -93,8 +93,8 @@ class Trainer:
         self.iteration, self.stopping = 0, False
         self._limit, self._spent, self._begun = 3600 * hours, 0.0, time.monotonic()
         if resumes:
-            self._spent = saved_seconds(self.out / CHECKPOINT)
             self.iteration = load_state(self.out / CHECKPOINT, self.network, self.average, self.optimiser)
+            self._spent = saved_seconds(self.out / CHECKPOINT)
 
     def run(self) -> ModelCard | None:
         """Train to the end and write the model; a second call goes on where it was.
@@ -192,7 +192,7 @@ class Trainer:
         network, data = self.config.network, self.config.data
         if not data.validation:
             return None
-        return open_source(data.validation, data.cache, network.classes, network.input == "rgbd")
+        return open_source(data.validation, data.cache, network.classes, network.sees_depth)
 
     def validate(self, images: LabelledImages) -> float:
         """AP50 on the first validation images; the model is kept in :data:`BEST` if it is the best so far."""
@@ -339,6 +339,7 @@ class Trainer:
         card = ModelCard(
             name=self.config.name,
             network=self.config.network,
+            classification=self.config.loss.classification,
             data=f"{data}, seed {steps.seed}",
             command=self.command,
             git_revision=self.revision,

@@ -91,13 +91,13 @@ def predicted_pairs(
     network = read_card(folder).network
     segmenter = Segmenter.load(folder, device, threshold)
     images = (
-        CocoDataset(annotations, network.classes, network.input == "rgbd")
+        CocoDataset(annotations, network.classes, network.sees_depth)
         if isinstance(annotations, (str, Path))
         else annotations
     )
     names = network.classes
     return [
-        _pair(images[k], segmenter, names)
+        pair_of(images[k], segmenter, names)
         for k in tqdm(range(len(images)), unit="image", file=sys.stderr, mininterval=2)
     ]
 
@@ -133,7 +133,7 @@ def ap50(folder: str | Path, images: LabelledImages, count: int, device: str) ->
     """AP50 of a model on the first ``count`` labelled images; 0 where none of them has an object."""
     network = read_card(folder).network
     segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
-    pairs = [_pair(images[k], segmenter, network.classes) for k in range(count)]
+    pairs = [pair_of(images[k], segmenter, network.classes) for k in range(count)]
     return coco_scores(pairs).ap50 or 0.0
 
 
@@ -168,9 +168,13 @@ def _found(guesses: list[dict[str, Any]], truth: list[dict[str, Any]]) -> list[b
     return result
 
 
-def _pair(sample: LabelledImage, segmenter: Segmenter, class_names: tuple[str, ...]) -> ImagePair:
-    names = [category_name(class_names[c]) for c in sample.classes]
-    truth = [Region(name, encode_mask(mask)) for name, mask in zip(names, sample.masks, strict=True)]
+def pair_of(sample: LabelledImage, segmenter: Segmenter, class_names: tuple[str, ...]) -> ImagePair:
+    """What a segmenter finds in a labelled image, beside the truth, whose classes have these names."""
+    names = [class_names[c] for c in sample.classes]
+    truth = [
+        Region(category_name(name), encode_mask(mask), name=name)
+        for name, mask in zip(names, sample.masks, strict=True)
+    ]
     try:
         predicted = regions_of(segmenter(sample.image, sample.depth))
     except ModelError:  # an image whose depth is all holes: a model that needs depth finds nothing there

@@ -73,7 +73,8 @@ class Facts:
         kept: it is not removed to make room.
         accepted: it may serve.
         anchor_ap, heldout: what the gate measured; None where it measured nothing.
-        best_anchors: the best AP that a version before it had, by checksum of the anchors.
+        base: version whose weights its training began with.
+        episodes: ids of all episodes that it, and what it stands on, was trained or fitted on.
     """
 
     parent: str = ""
@@ -83,7 +84,8 @@ class Facts:
     accepted: bool = False
     anchor_ap: float | None = None
     heldout: float | None = None
-    best_anchors: dict[str, float] = field(default_factory=dict)
+    base: str = ""
+    episodes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(0 <= self.created <= LATEST, "created", self.created, f"nanoseconds between 0 and {LATEST}")
@@ -222,6 +224,16 @@ class ModelStore:
         why = "; ".join(problems[:3]) or "it is empty"
         raise ModelError(f"{self.root}: no version can serve ({why}); begin with a shipped model")
 
+    def base(self) -> StoredModel:
+        """The version that the store began with; the serving one where that is damaged or gone."""
+        current = self.current()
+        if current is not None:
+            try:
+                return self.find(current.base)
+            except ModelError:
+                pass
+        return self.serving()
+
     def _at(self, name: str) -> StoredModel:
         folder = self.root / name
         for path in (folder, folder / CARD, folder / WEIGHTS):
@@ -262,6 +274,10 @@ class ModelStore:
                     )
                 self._set(Current(base.version, 1, base.version))
             return self.serving()
+
+    def copy_weights(self, model: StoredModel, place: Path) -> None:
+        """Put the weights of a version, checked, into a :meth:`workplace`."""
+        _copy(model.folder, place)
 
     @contextmanager
     def workplace(self) -> Iterator[Path]:
@@ -359,7 +375,7 @@ class ModelStore:
                     "note": note[:1000],
                     "kept": True,
                     "accepted": True,
-                    "best_anchors": serving.facts.get("best_anchors", {}),  # no way around what was lost
+                    "episodes": serving.facts.get("episodes", []),
                 }
                 return self.add(place, card, facts)
 

@@ -11,6 +11,7 @@ from typing import Any
 from rise_perception.core.errors import DataError
 from rise_perception.core.files import write_text
 from rise_perception.core.json_files import parse_json, read_bounded
+from rise_perception.grasp_learning.update.model_store import ModelStore
 
 DIARY = "updates.jsonl"
 LONGEST = 1000
@@ -23,6 +24,22 @@ def write_down(root: Path, facts: dict[str, Any]) -> None:
     line = json.dumps(_finite({"stamp": time.time_ns(), **facts}))
     lines = _lines(path)
     write_text(path, "\n".join([*lines[1 - LONGEST :], line]) + "\n")
+
+
+def complete_history(models: ModelStore) -> None:
+    """Add the promotions that are missing: a process may end between a promotion and its line."""
+    current = models.current()
+    if current is None:
+        return
+    told = {line.get("candidate") for line in read_history(models.root) if line.get("verdict") == "promoted"}
+    for model in reversed(models.versions()):
+        served = model.version == current.version or model.version in current.history
+        if served and model.facts.get("parent") and not model.facts.get("kept") and model.version not in told:
+            facts = {"candidate": model.version, "parent": model.facts["parent"], "verdict": "promoted"}
+            reason = f"{model.facts.get('note', '')} (the process ended before this line)"
+            write_down(
+                models.root, {**facts, "reason": reason, "episodes": len(model.facts.get("episodes", ()))}
+            )
 
 
 def read_history(root: Path) -> list[dict[str, Any]]:
