@@ -1,15 +1,13 @@
-"""The learner node killed at random times, amid updates and promotions: what serves is always whole."""
+"""The learner node killed between any two writes of an update or a promotion: what serves is always whole."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,31 +30,49 @@ from rise_perception.nodes.node_process import environment, free_domain
 pytestmark = pytest.mark.slow
 #: Another number of kills: RISE_KILLS=500 pytest tests/test_nodes_learner_killed.py
 KILLS = int(os.environ.get("RISE_KILLS", "50"))
+HANG = 1200  # seconds after which something waits for ever
 #: Forks a learner node for every line, so that it is there in a moment instead of after all imports. It is
-#: the real node, but that an update of the episodes that were given to it is always due, and always good.
+#: the real node, except that an update of the episodes that were given to it is always due, and always good.
+#: It kills itself just before the write to the disk whose number the line gives: a time would hit other
+#: moments on another machine, and on a slow one never an update.
 NURSERY = r"""
-import json, os, sys
+import json, os, signal, sys
 from rise_perception.nodes import learner_node
 from rise_perception.grasp_learning.update import gate
 from rise_perception.grasp_learning.update import learner
-arguments, ids = sys.argv[1:-1], json.loads(sys.argv[-1])
+arguments, folder, ids = sys.argv[1:-2], sys.argv[-2], json.loads(sys.argv[-1])
 
 class Restless(learner_node.LearnerNode):
     def _due(self):
         return learner_node.Job(ids)
 
 learner_node.LearnerNode = Restless
-learner.judge = lambda *measured: gate.GateDecision(True, "whatever it is")
+assert learner.gate_candidate is gate.gate_candidate
+learner.gate_candidate = lambda *measured: gate.GateDecision(True, "whatever it is")
 learner_node.LOOK_PERIOD = 0.01
+WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}
+
+def kill_before_write(number):
+    seen = 0
+
+    def look(event, details):
+        nonlocal seen
+        opened = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in WRITES or (opened and str(details[0]).startswith(folder)):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+
 os.write(1, b"ready\n")
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.dup2(2, 1)  # what it says goes to the log
+        kill_before_write(int(line))
         sys.exit(learner_node.main(arguments))
-    os.write(1, b"%d\n" % child)
-    os.waitpid(child, 0)
-    os.write(1, b"dead\n")
+    os.write(1, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -106,30 +122,29 @@ def check(parameters: dict[str, Any]) -> int:
     return current.database_version
 
 
-def test_kill_9_of_the_learner_node_at_random_times(parameters: dict[str, Any], tmp_path: Path) -> None:
+def test_kill_9_of_the_learner_node_between_two_writes(parameters: dict[str, Any], tmp_path: Path) -> None:
     entries = EpisodeStore(parameters["episode_store"]).entries()
     ids = [e.id for e in entries if e.stamp % (40 * 10**9) < 30 * 10**9]  # the others judge
     arguments = [text for name, value in parameters.items() for text in ("-p", f"{name}:={value}")]
     nursery = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, "--ros-args", *arguments, "--", json.dumps(ids)],
+        [sys.executable, "-c", NURSERY, "--ros-args", *arguments, "--", str(tmp_path), json.dumps(ids)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(tmp_path / "log").open("wb"),
         text=True,
         env={**environment(free_domain(), tmp_path / "ros"), "OMP_NUM_THREADS": "1"},
     )
-    guard = threading.Timer(30 + 10 * KILLS, nursery.kill)
+    guard = threading.Timer(HANG, nursery.kill)
     guard.start()
-    rng, numbers = random.Random(0), []
+    # 97 and 100 have no common divisor: all writes of about two updates in turn, far from each other.
+    writes = [1 + 97 * kill % 100 for kill in range(KILLS)]
+    numbers = []
     try:
         assert nursery.stdout.readline() == "ready\n", (tmp_path / "log").read_text()
-        for _ in range(KILLS):
-            nursery.stdin.write("\n")
+        for write in writes:
+            nursery.stdin.write(f"{write}\n")
             nursery.stdin.flush()
-            child = int(nursery.stdout.readline())
-            time.sleep(rng.uniform(0.2, 3.5))
-            os.kill(child, signal.SIGKILL)
-            assert nursery.stdout.readline() == "dead\n"
+            assert nursery.stdout.readline() == f"{-signal.SIGKILL}\n", (tmp_path / "log").read_text()[-3000:]
             numbers.append(check(parameters))
     finally:
         guard.cancel()

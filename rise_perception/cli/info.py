@@ -12,12 +12,14 @@ EXAMPLES = """\
 examples:
   rise info rise_small_rgbd
   rise info path/to/model
+  rise info rise_small_rgb --json | jq .card.metrics.test.ap50
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="model folder, or name of a shipped model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
     network, card = (load_referring_model if is_referring_model(folder) else load_model)(folder)
     parameters = sum(p.numel() for p in network.parameters())
     size = (folder / WEIGHTS).stat().st_size
+    if args.json:
+        known = {"version": card.version, "folder": str(folder), "parameters": parameters, "bytes": size}
+        print(json.dumps({**known, "card": dataclasses.asdict(card)}, indent=1))
+        return 0
     rows = [
         ("model", card.version),
         ("folder", str(folder)),

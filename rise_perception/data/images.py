@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -106,6 +107,20 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: {error}") from None
 
 
+#: Metres that a camera over a picking scene measures; a scale wrong by ten lies outside.
+PLAUSIBLE_DEPTH = (0.12, 4.0)
+
+
+def implausible_depth(depth: np.ndarray) -> str:
+    """What is odd about the distances of a depth map (H, W) in metres; empty when nothing is."""
+    measured = depth[depth > 0]
+    median = float(np.median(measured)) if measured.size else 1.0
+    low, high = PLAUSIBLE_DEPTH
+    if low <= median <= high:
+        return ""
+    return f"the median depth is {median:.3g} m, and picking scenes are {low} to {high} m away"
+
+
 def read_depth(path: str | Path, scale: float | None = None) -> np.ndarray:
     """Read a depth file (16-bit PNG, float TIFF, .npy) as (H, W) float32 metres (see :func:`to_metres`).
 
@@ -178,7 +193,9 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
             names = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             paths = [p for p in names if not COMPANION.search(p.stem)]
             if not paths:
-                raise DataError(f"{path}: no picture in this folder (looked for {', '.join(SUFFIXES)})")
+                inner = picture_folders(path)
+                hint = f"; there are some in {inner[0]}" if inner else f" (looked for {', '.join(SUFFIXES)})"
+                raise DataError(f"{path}: no picture in this folder{hint}")
         elif path.exists():
             paths = [path]
         else:
@@ -187,6 +204,21 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
                 raise DataError(f"{item}: no such file, folder or matching pattern")
         found.update(dict.fromkeys(sorted(paths, key=natural_order)))
     return list(found)
+
+
+def picture_folders(root: Path) -> list[Path]:
+    """``root`` and the folders in it that hold pictures, in natural order.
+
+    Left out is what is hidden, and folders named like companions (``depth``, ``label``, ``mask``, ...).
+    """
+    found = []
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not (name.startswith(".") or COMPANION.search(f".{name}"))]
+        if any(
+            Path(name).suffix.lower() in SUFFIXES and not COMPANION.search(Path(name).stem) for name in files
+        ):
+            found.append(Path(folder))
+    return sorted(found, key=natural_order)
 
 
 def find_companion(folder: Path, name: str, kinds: Sequence[str]) -> Path | None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import yaml
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core import resources
+from rise_perception.core.errors import ConfigError, RiseError
 
 _SUFFIX = ".yaml"
 
@@ -93,14 +94,22 @@ def _row(file: Path, table: dict[str, Any], row: str) -> list[dict[str, Any]]:
 
 def _load(path: Path, named: str) -> dict[str, Any]:
     if not path.is_file():
-        raise ConfigError(f"configuration {path} does not exist{named}; those that ship are in config/")
+        raise ConfigError(f"configuration {path} does not exist{named}; {_shipped()}")
     try:
         raw = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"configuration {path} is empty or no mapping; those that ship are in config/")
+        raise ConfigError(f"configuration {path} is empty or no mapping; {_shipped()}")
     return raw
+
+
+def _shipped() -> str:
+    """Where the configurations of the package are, in a checkout or an installation."""
+    try:
+        return f"those that ship are in {resources.find('config') / 'train'}"
+    except RiseError as error:
+        return str(error)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
