@@ -31,6 +31,7 @@ from rise_perception.nodes.inputs import CameraInputs, intrinsics
 from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.referral import ReferralServer, declare_referral
 from rise_perception.nodes.spin import run_with_worker
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
@@ -109,6 +110,7 @@ class SegmentationNode(LifecycleNode):
             "Seconds by which the stamps of colour and depth of one frame may differ.",
             between=(0.0, 0.5),
         )
+        self._referring = declare_referral(self, self._device)
         declare(
             self,
             "latency_budget_ms",
@@ -133,6 +135,7 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics = Diagnostics(self, self._conditions)
         self._service = self.create_service(SetTarget, "~/set_target", self._on_set_target)
         self._versions = ModelService(self, self._model_dir, lambda: self._segmenter, self._on_swapped)
+        self._referral = ReferralServer(self, lambda: self._active, self._diagnostics.error)
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         self._opened = time.monotonic()
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow_listeners)
@@ -161,6 +164,7 @@ class SegmentationNode(LifecycleNode):
             return FAILURE
         self._failure = ""
         self._segmenter = segmenter
+        self._referral.load(self._referring)
         self._tracker.reset()
         report = self._diagnostics.error
         self._outputs = Outputs(self, report)
@@ -264,7 +268,10 @@ class SegmentationNode(LifecycleNode):
         version = self._segmenter.last_model
         result = Result(header, image, depth, info, intrinsics(info), instances, version, pair.arrival)
         label_map = self._outputs.publish_label_map(result)
+        if (found := self._referral.take_target()) is not None:
+            self._target = found
         latency = self._outputs.publish_instances(result, label_map, self._target)
+        self._referral.offer(result)
         self._diagnostics.frame(latency, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9)
 
     def _depth(self, pair: Pair, image: np.ndarray) -> np.ndarray | None:
@@ -285,7 +292,7 @@ class SegmentationNode(LifecycleNode):
         """Subscribes to the camera when the first listener comes, unsubscribes when the last has gone."""
         if not self._active or self._inputs is None or self._outputs is None:
             return
-        wanted = self._outputs.wanted()
+        wanted = self._outputs.wanted() or self._referral.waits
         if wanted and not self._inputs.is_open:
             self._opened = time.monotonic()
             self._inputs.open()
