@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from rise_perception.training.boxes import masks_to_boxes
 from rise_perception.training.matching import Targets
 
 SELECTORS = ("cascade", "threshold", "quantile", "reversed")
+#: Selectors of :mod:`rise_perception.training.learned_choice`; where none is at hand, they are the cascade.
+LEARNED = ("policy", "regressor", "random")
 #: Pseudo-labels that overlap by more than this (mask intersection over union) show the same object.
 SAME_OBJECT = 0.5
 #: A prediction with more than this share of its mask on a pasted object is that object, whose mask is known.
@@ -26,8 +29,9 @@ class SelfSupervisionConfig:
     """The self-supervised loss L_u; the defaults are the paper's.
 
     Attributes:
-        selector: ``cascade`` (class threshold, then quantile; Eq. 6), ``threshold`` or ``quantile`` alone, or
-            ``reversed`` (quantile, then class threshold).
+        selector: ``cascade`` (class threshold, then quantile; Eq. 6), ``threshold`` or ``quantile`` alone,
+            ``reversed`` (quantile, then class threshold); or one that learns on labelled images what is worth
+            believing: ``policy``, ``regressor``, and as their control ``random``.
         class_threshold: lowest class score at the start and at the end of the training; the paper has
             0.5 and 0.85, for ``threshold`` alone 0.85 and 0.98.
         threshold_every: steps after which the class threshold rises.
@@ -52,10 +56,10 @@ class SelfSupervisionConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_threshold", tuple(self.class_threshold))
         require(
-            self.selector in SELECTORS,
+            self.selector in (*SELECTORS, *LEARNED),
             "self_supervision.selector",
             self.selector,
-            f"one of {list(SELECTORS)}",
+            f"one of {[*SELECTORS, *LEARNED]}",
         )
         require(
             self.teacher in ("student", "average"),
@@ -101,13 +105,22 @@ def select(scores: Tensor, config: SelfSupervisionConfig, iteration: int, iterat
     threshold = class_threshold(config, iteration, iterations)
     level = quantile_level(config, iteration, iterations)
     kept = torch.ones_like(scores, dtype=torch.bool)
-    if config.selector in ("cascade", "threshold"):
+    if config.selector in ("cascade", "threshold", *LEARNED):
         kept = scores >= threshold
     if config.selector != "threshold" and kept.any():
         kept = kept & (scores >= scores[kept].quantile(level))
     if config.selector == "reversed":
         kept = kept & (scores >= threshold)
     return kept
+
+
+class Choice(Protocol):
+    """Selects predictions by more than their scores."""
+
+    def select(
+        self, outputs: QueryOutputs, image: int, scores: Tensor, iteration: int, iterations: int
+    ) -> Tensor:
+        """(Q,) bool, which predictions of an image are believed."""
 
 
 @torch.no_grad()
@@ -117,6 +130,7 @@ def pseudo_targets(
     config: SelfSupervisionConfig,
     iteration: int,
     iterations: int,
+    choice: Choice | None = None,
 ) -> list[Targets]:
     """What the teacher sees in the "before" images, joined with the objects that were pasted on them.
 
@@ -127,6 +141,7 @@ def pseudo_targets(
         known: the pasted objects of each; their masks take precedence.
         config: selection and form.
         iteration, iterations: the step t of T.
+        choice: selects in place of :func:`select`.
 
     Returns:
         B targets: the pasted objects first, then the pseudo-labels with the identity :data:`UNKNOWN`. An
@@ -137,7 +152,11 @@ def pseudo_targets(
     result = []
     for index, pasted in enumerate(known):
         scores, classes = outputs.logits[index].float().sigmoid().max(-1)
-        query = select(scores, config, iteration, iterations).nonzero().flatten()
+        if choice is None:
+            kept = select(scores, config, iteration, iterations)
+        else:
+            kept = choice.select(outputs, index, scores, iteration, iterations)
+        query = kept.nonzero().flatten()
         query = query[scores[query].argsort(descending=True)]
         masks = outputs.masks(torch.full_like(query, index), query).float().sigmoid() > config.mask_threshold
         masks, own = without_pasted(masks, pasted.masks)

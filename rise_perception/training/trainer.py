@@ -27,14 +27,16 @@ from rise_perception.training.distributed import (
     start_processes,
     wait_for_all,
 )
+from rise_perception.training.learned_choice import LearnedChoice
 from rise_perception.training.matching import Targets
-from rise_perception.training.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets
+from rise_perception.training.pseudo_labels import LEARNED, UNKNOWN, class_threshold, pseudo_targets
 from rise_perception.training.total_loss import unified_loss
 from rise_perception.training.train_state import MovingAverage, load_state, save_state
 from rise_perception.training.validation import validate
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
+SELECTOR = "selector.safetensors"
 TENSORBOARD = "tensorboard"
 #: Steps between two entries in TensorBoard.
 LOG_EVERY = 10
@@ -71,7 +73,12 @@ class Trainer:
         self._average_network: nn.Module | None = None
         self.optimiser = make_optimiser(self.network, optimisation)
         self.iteration = 0
+        self.choice: LearnedChoice | None = None
+        if config.self_supervision.selector in LEARNED and config.data.unlabelled:
+            self.choice = LearnedChoice(config.self_supervision, optimisation.seed)
         if resumes:
+            if self.choice:
+                self.choice.load(self.out / SELECTOR)
             self.iteration = load_state(self.out / CHECKPOINT, self.network, self.average, self.optimiser)
 
     def run(self) -> ModelCard:
@@ -172,10 +179,13 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             pseudo = self.pseudo_labels(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = unified_loss(
-                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, self.config.loss
-            )
+            outputs = self.predictions(batch, pseudo)
+            losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, self.config.loss)
         values = {}
+        if self.choice:
+            known = batch.labelled.nonzero().flatten()
+            targets = [batch.targets[k] for k in known.tolist()]
+            values |= self.choice.learn(outputs.of_images(known), targets, self.share)
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
             values["pseudo_labels/per_image"] = count / len(pseudo)
@@ -202,6 +212,7 @@ class Trainer:
             self.config.self_supervision,
             self.iteration,
             self.config.optimisation.iterations,
+            self.choice,
         )
         self.network.train()
         return targets
@@ -219,6 +230,8 @@ class Trainer:
         """Write the whole state atomically, and a line of history; of all processes the first does."""
         if rank() == 0:
             save_state(self.out / CHECKPOINT, self.iteration, self.network, self.average, self.optimiser)
+            if self.choice:
+                self.choice.save(self.out / SELECTOR)
             with (self.out / HISTORY).open("a") as stream:
                 stream.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
         wait_for_all()
