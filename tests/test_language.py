@@ -33,7 +33,7 @@ RGB = {
 
 
 def world(*items: tuple[str, str, tuple[int, int, int, int], float]) -> Things:
-    """A picture of 320x240 with items (colour, kind, box, depth) painted one over another, and its measures."""
+    """A picture of 320x240 with items (colour, kind, box, depth) painted one over another."""
     image = np.full((240, 320, 3), (90, 130, 120), np.uint8)
     depth = np.full((240, 320), 1.0, np.float32)
     labels = np.zeros((240, 320), np.uint16)

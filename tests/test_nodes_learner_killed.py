@@ -25,7 +25,8 @@ from rise_perception.grasp_learning.update.learner import MEMORY
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update_log import DIARY
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.nodes.node_process import environment, free_domain
 
 pytestmark = pytest.mark.slow
@@ -71,8 +72,8 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
             grasp = picking.make_grasp(number)
             store.add(grasp, label_episode(grasp))
     return {
-        "store": str(tmp_path / "episodes"),
-        "models": str(tmp_path / "models"),
+        "episode_store": str(tmp_path / "episodes"),
+        "model_store": str(tmp_path / "models"),
         "model": str(tmp_path / "shipped"),
         "anchors": str(picking.write_anchors(tmp_path / "data/anchors.json", 2, 0)),
         "heldout_anchors": str(picking.write_anchors(tmp_path / "data/heldout.json", 2, 1)),
@@ -88,7 +89,7 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
 
 def check(parameters: dict[str, Any]) -> int:
     """Everything on the disk is whole; how often another version has begun to serve."""
-    models = ModelStore(parameters["models"])
+    models = ModelStore(parameters["model_store"])
     current = models.current()
     if current is None:  # killed before there was anything
         return 0
@@ -97,7 +98,7 @@ def check(parameters: dict[str, Any]) -> int:
     load_model(serving.folder)
     named = [p.name for p in models.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     assert {models.find(name).version for name in named} == set(named)
-    assert EpisodeStore(parameters["store"]).damaged() == []
+    assert EpisodeStore(parameters["episode_store"]).damaged() == []
     for name in (MEMORY, DIARY):
         text = (models.root / name).read_text() if (models.root / name).exists() else ""
         for document in text.splitlines() if name == DIARY else filter(None, [text]):
@@ -106,7 +107,7 @@ def check(parameters: dict[str, Any]) -> int:
 
 
 def test_kill_9_of_the_learner_node_at_random_times(parameters: dict[str, Any], tmp_path: Path) -> None:
-    entries = EpisodeStore(parameters["store"]).entries()
+    entries = EpisodeStore(parameters["episode_store"]).entries()
     ids = [e.id for e in entries if e.stamp % (40 * 10**9) < 30 * 10**9]  # the others judge
     arguments = [text for name, value in parameters.items() for text in ("-p", f"{name}:={value}")]
     nursery = subprocess.Popen(
@@ -145,7 +146,7 @@ def test_kill_9_of_the_learner_node_at_random_times(parameters: dict[str, Any], 
             lambda: f"serving {ModelStore(parameters['models']).serving().version}" in process.log_tail(),
             "it",
         )
-        assert not list(Path(parameters["models"]).glob(".incoming*"))
+        assert not list(Path(parameters["model_store"]).glob(".incoming*"))
         assert process.stop() == 0
     finally:
         graph.close()

@@ -44,10 +44,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     """The three nodes of a robot that learns, with their default names and topics."""
     folder = tmp_path_factory.mktemp("policy")
     graph = Graph(folder)
-    stores = {"store": str(folder / "episodes")}
+    stores = {"episode_store": str(folder / "episodes")}
     graph.start("segmentation_node", {"model": str(tiny_model), "device": "cpu"})
     graph.start("interaction_node", {**stores, "min_free_mb": 0})
-    learner = {"models": str(folder / "models"), "model": "rise_small_rgb"}
+    learner = {"model_store": str(folder / "models"), "model": "rise_small_rgb"}
     anchors = write_data(folder / "coco")
     graph.start(
         "learner_node", {**stores, **learner, "anchors": str(anchors), "heldout_anchors": str(anchors)}

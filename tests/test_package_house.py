@@ -100,7 +100,7 @@ def test_all_but_the_nodes_import_without_ros_and_without_heavy_packages():
     modules = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts)
         for p in sorted(ROOT.glob("rise_perception/**/*.py"))
-        if "nodes" not in p.parts and p.name != "__init__.py"
+        if "nodes" not in p.relative_to(ROOT).parts and p.name != "__init__.py"
     ]
     assert len(modules) > 30
     modules.append("rise_perception.nodes.node_process")
@@ -214,3 +214,12 @@ def test_the_learners_versions_serve_where_it_is_started(learner):
         assert started["learner_node"]["models"] == expected
         assert started["learner_node"]["anchors"] == "a.json"
         assert started["learner_node"]["store"] == "~/.rise_perception/episodes"
+
+
+def test_parameter_files_and_reference_page_are_what_the_nodes_declare():
+    code = "from tools.write_parameters import texts\n" + (
+        "stale = [str(path) for path, text in texts().items() if path.read_text() != text]\n"
+        "assert not stale, f'run `python tools/write_parameters.py`: {stale}'\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Answers to sentences about segmented images: statuses, files of questions, priors, bad input of all kinds."""
+"""Answers to sentences about segmented images: statuses, files of questions, priors, bad input."""
 
 from __future__ import annotations
 
@@ -254,7 +254,8 @@ def test_broken_lines_keep_their_places(asks):
     assert answers[0]["status"] == answers[-1]["status"] == "found"
     for answer, reason in zip(
         answers[1:-1],
-        ("no JSON", "no mapping", "sentence is missing", "sentence is", "missing.png", "depth is no", "none.png",
+        ("no JSON", "no mapping", "sentence is missing", "sentence is", "missing.png", "depth is no",
+         "none.png",
          "longer than", "no JSON"),
         strict=True,
     ):  # fmt: skip
@@ -293,7 +294,7 @@ def test_the_command_answers_a_file(rise, asks, tmp_path, tiny_model):
         {"image": "a.png", "sentence": "the largest thing"}, "{", {"image": "b.png", "sentence": "die Kiste"}
     )
     out = tmp_path / "answers.jsonl"
-    status, text, err = rise("refer", path, "--model", tiny_model, "--refer-model", "none", "--out", out)
+    status, _, err = rise("refer", path, "--model", tiny_model, "--refer-model", "none", "--out", out)
     assert status == 2
     assert "line 2" in err
     answers = [json.loads(line) for line in out.read_text().splitlines()]

@@ -113,7 +113,9 @@ def test_images_without_truth_teach_that_nothing_is_right():
     choice = LearnedChoice(SelfSupervisionConfig(selector="policy"), 0)
     figures = choice.learn(outputs, nothing_pasted(2), 0.5)
     assert all(value == value for value in figures.values())
-    assert best_overlap(torch.ones(2, 3, 3, dtype=torch.bool), torch.zeros(0, 3, 3, dtype=torch.bool)).tolist() == [0, 0]
+    assert best_overlap(
+        torch.ones(2, 3, 3, dtype=torch.bool), torch.zeros(0, 3, 3, dtype=torch.bool)
+    ).tolist() == [0, 0]
 
 
 def test_chosen_predictions_are_unknown_identities():

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from rise_perception.core.errors import ModelError
 from rise_perception.grasp_learning.update.model_store import CURRENT, ModelStore, StoredModel
-from rise_perception.network.checkpoint import CARD, WEIGHTS, file_checksum, load_model, read_card
+from rise_perception.network.card import CARD, WEIGHTS, file_checksum, read_card
+from rise_perception.network.checkpoint import load_model
 
 
 @pytest.fixture

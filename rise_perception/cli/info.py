@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the card of a model; its weights are loaded, so that a damaged model is found out."""
     from rise_perception.inference.segmenter import find_model
-    from rise_perception.network.checkpoint import WEIGHTS, load_model
+    from rise_perception.network.card import WEIGHTS
+    from rise_perception.network.checkpoint import load_model
     from rise_perception.referring.model import is_referring_model, load_referring_model
 
     folder = find_model(args.model)

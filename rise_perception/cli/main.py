@@ -17,9 +17,11 @@ from rise_perception.inference.malloc_tuning import keep_freed_memory
 
 COMMANDS = (
     "predict",
+    "view",
     "refer",
     "replay",
     "eval",
+    "teach",
     "train",
     "show-batch",
     "split",

@@ -6,9 +6,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rise_perception.core.errors import DataError, ModelError, RiseError
+from rise_perception.core.errors import ConfigError, DataError, ModelError, RiseError
+
+if TYPE_CHECKING:
+    from rise_perception.inference.workspace import ImagePolygon
 
 SUMMARY = "segment image files: label map, instances as JSON, and overlay of each"
 EXAMPLES = """\
@@ -16,11 +19,13 @@ examples:
   rise predict photos/ --out result
   rise predict 'bin/*-color.png' --depth bin --depth-scale 0.0001 --out result
   rise predict scene.png --model models/mine --device cuda --score 0.3 --out result
+  rise predict bin/ --workspace '0.1,0.1 0.9,0.1 0.9,0.9 0.1,0.9' --out result
 
 For the picture NAME.png it writes into the folder OUT:
   NAME.label.png        16-bit, one value an instance, 0 = background
   NAME.instances.json   image, model, time, and each instance in COCO's conventions
   NAME.overlay.png      the picture with the instances in colour
+  NAME.cloud.ply        with --cloud: points with colour and label, camera optical frame, metres
 A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
 Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
 """
@@ -39,7 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="METRES_PER_UNIT",
         help="what 1 means in a depth image, in metres (default: 0.001 for integers, 1 for floats)",
     )
+    add_camera_argument(parser)
+    parser.add_argument(
+        "--cloud", choices=("ply", "pcd"), help="write NAME.cloud.ply or .pcd: labelled points (needs Open3D)"
+    )
+    parser.add_argument(
+        "--workspace",
+        default="",
+        metavar="POLYGON",
+        help="leave out what is outside: 'x,y x,y x,y ...' in pixels, or in shares of width and height",
+    )
     add_model_arguments(parser)
+
+
+def add_camera_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that gives the camera's intrinsics."""
+    parser.add_argument(
+        "--camera", metavar="FX,FY,CX,CY|FILE", help="intrinsics in pixels, or a ROS calibration file (.yaml)"
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +86,9 @@ def run(args: argparse.Namespace) -> int:
 
     from rise_perception.data.images import list_images
 
+    if args.cloud and (args.depth is None or args.camera is None):
+        raise DataError("--cloud needs --depth and --camera: points are computed from both")
+    _workspace(args.workspace)  # a wrong one is refused before the model is loaded
     pictures = list_images(args.images)
     _check_names(pictures)
     depths = _find_depths(pictures, args.depth)
@@ -107,15 +132,28 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
 def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argparse.Namespace) -> int:
     """Segment one image and write its three files; returns the number of instances."""
     from rise_perception.core.files import write_json
+    from rise_perception.core.frame import Frame
     from rise_perception.core.regions import instances_json
+    from rise_perception.data.camera_file import read_camera
     from rise_perception.data.images import read_depth, read_image, write_image
-    from rise_perception.evaluation.overlay import draw_overlay
+    from rise_perception.evaluation.overlay import draw_overlay, shade_outside
+    from rise_perception.inference.workspace import keep_inside
 
     image = read_image(picture)
     depth = read_depth(depth_file, args.depth_scale) if depth_file else None
+    camera = read_camera(args.camera, image.shape[1], image.shape[0]) if args.camera else None
     instances = segmenter(image, depth)
+    workspace = _workspace(args.workspace)
+    outside = workspace.outside(*image.shape[:2]) if workspace is not None else None
+    if outside is not None:
+        instances = keep_inside(instances, outside)
+    overlay = draw_overlay(image, instances, scores=True)
+    if outside is not None:
+        shade_outside(overlay, outside)
     write_image(args.out / f"{picture.stem}.label.png", instances.label_map)
-    write_image(args.out / f"{picture.stem}.overlay.png", draw_overlay(image, instances, scores=True))
+    write_image(args.out / f"{picture.stem}.overlay.png", overlay)
+    if args.cloud:
+        _write_cloud(args.out / f"{picture.stem}.cloud.{args.cloud}", Frame(image, depth, camera), instances)
     content = {
         "image": picture.name,
         "file": str(picture.resolve()),
@@ -123,11 +161,29 @@ def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argpa
         "width": instances.width,
         "height": instances.height,
         "model": segmenter.last_model,
+        "workspace": args.workspace or None,
         "milliseconds": {stage: round(value, 3) for stage, value in segmenter.last_timing.items()},
         **instances_json(instances),
     }
     write_json(args.out / f"{picture.stem}.instances.json", content)
     return len(instances)
+
+
+def _write_cloud(path: Path, frame: Any, instances: Any) -> None:
+    from rise_perception.planning.clouds import organised_points, scene_cloud, write_cloud
+
+    write_cloud(path, scene_cloud(organised_points(frame), frame.image, instances))
+
+
+def _workspace(text: str) -> ImagePolygon | None:
+    from rise_perception.inference.workspace import FrameBox, parse_workspace
+
+    workspace = parse_workspace(text)
+    if isinstance(workspace, FrameBox):
+        raise ConfigError(
+            f"--workspace {text!r} is a box in a frame; pictures have no frames: give a polygon in the image"
+        )
+    return workspace
 
 
 def _check_names(pictures: list[Path]) -> None:

@@ -12,6 +12,7 @@ SUMMARY = "make training data of simulated totes, shelf bins and tables"
 EXAMPLES = """\
 examples:
   rise scenes stills data/tote --train 3000 --val 300 --test 400 --workers 4
+  rise scenes stills data/tote2 --world 2 --train 3000 --val 300 --test 400
   rise scenes stills data/refer --train 1200 --val 160 --test 260 --sentences 12
   rise scenes sequence data/picks --picks 7 --seed 3
   rise scenes bag picks_bag --picks 7 --kind bin
@@ -27,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stills.add_argument("--val", type=int, default=100, help="validation images (default %(default)s)")
     stills.add_argument("--test", type=int, default=200, help="test images (default %(default)s)")
     stills.add_argument("--views", type=int, default=4, help="pictures of each scene (default %(default)s)")
+    stills.add_argument(
+        "--world",
+        type=int,
+        default=1,
+        choices=(1, 2),
+        help="version of the world: 1 stays as it is, 2 is nearer to real pictures (default %(default)s)",
+    )
     stills.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
     stills.add_argument(
         "--sentences",
@@ -58,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         from rise_perception.simulation.dataset import Settings, write_dataset
         from rise_perception.simulation.sentences import check_amount, write_sentences
 
-        settings = Settings(args.train, args.val, args.test, width, height, args.views, args.seed)
+        settings = Settings(args.train, args.val, args.test, width, height, args.views, args.seed, args.world)
         if args.sentences is not None:
             check_amount(args.sentences)
         counts = write_dataset(args.out, settings, args.workers)

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 
 from rise_perception.core.instances import Instances
+from rise_perception.core.rle import decode_runs, encode_runs
 
 CONTAINER = "container"  # a tote or bin: real, easy to find, and no item to pick
 CONTAINERS = ("container", "tote", "bin")
@@ -20,11 +21,16 @@ OBJECT = "object"
 
 @dataclass(frozen=True)
 class Region:
-    """One instance: its class name, score (1 for truth) and mask as COCO RLE with ``counts`` a str."""
+    """One instance: its kind, score (1 for truth) and mask as COCO RLE with ``counts`` a str.
+
+    ``category`` is ``object`` or ``container``; ``name`` is what the model or the annotation calls its class,
+    empty where nobody says.
+    """
 
     category: str
     rle: dict[str, Any]
     score: float = 1.0
+    name: str = ""
 
     @property
     def is_object(self) -> bool:
@@ -36,7 +42,7 @@ class Region:
 class ImagePair:
     """What was predicted and what is true for one image of ``height`` x ``width`` pixels.
 
-    ``picture`` is the image file, where it is known.
+    ``picture`` is the image file, where it is known, and ``model`` the version of the model that predicted.
     """
 
     name: str
@@ -45,6 +51,7 @@ class ImagePair:
     predicted: list[Region] = field(default_factory=list)
     truth: list[Region] = field(default_factory=list)
     picture: Path | None = None
+    model: str = ""
 
     def predicted_map(self) -> np.ndarray:
         """(H, W) uint16 label map of the predicted objects (containers left out); value i + 1 is object i."""
@@ -62,18 +69,18 @@ def category_name(name: str) -> str:
 
 def regions_of(instances: Instances) -> list[Region]:
     """The instances of a segmenter's result, in their order."""
-    names = [category_name(instances.class_names[index]) for index in instances.classes]
+    names = [instances.class_names[index] for index in instances.classes]
     rles = encode_label_map(instances.label_map, instances.labels)
     return [
-        Region(name, rle, float(score))
+        Region(category_name(name), rle, float(score), name)
         for name, rle, score in zip(names, rles, instances.scores, strict=True)
     ]
 
 
-def regions_of_map(label_map: np.ndarray) -> list[Region]:
-    """One object region for each value of an (H, W) integer label map but 0."""
+def regions_of_map(label_map: np.ndarray, ignore: int | None = None) -> list[Region]:
+    """One object region for each value of an (H, W) integer label map but 0 and ``ignore``."""
     labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels > 0]
+    labels = labels[(labels > 0) & (labels != (0 if ignore is None else ignore))]
     return [Region(OBJECT, rle) for rle in encode_label_map(label_map, labels)]
 
 
@@ -104,15 +111,14 @@ def encode_label_map(label_map: np.ndarray, labels: Sequence[int] | np.ndarray) 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """COCO RLE (``size`` [h, w], ``counts`` str) of an (H, W) bool mask."""
-    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return {"size": list(mask.shape), "counts": encode_runs(mask)}
 
 
 def paint(rles: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
     """(H, W) uint16 label map with value i + 1 where RLE i is set; where they overlap, the first wins."""
     label_map = np.zeros((height, width), np.uint16)
     for index in reversed(range(len(rles))):
-        label_map[coco_mask.decode(rles[index]).astype(bool)] = index + 1
+        label_map[decode_runs(rles[index]["counts"], height, width)] = index + 1
     return label_map
 
 

@@ -13,8 +13,11 @@ import numpy as np
 
 from rise_perception.core.errors import DataError, ImageError
 from rise_perception.core.files import write_bytes
+from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy, read_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy")
+#: Bytes of the largest image file: an uncompressed one of doubles.
+MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
 # A file NAME<separator><kind>.png holds something else than the picture NAME.
 COMPANION = re.compile(r"[._-](depth|label|labels|segm|mask|overlay)$")
 PICTURE = re.compile(r"[._-](color|colour|rgb|image)$")
@@ -126,8 +129,10 @@ def read_label_map(path: str | Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError  # keeps palette indices, which OpenCV turns into colours
 
     path = Path(path)
+    content = _read_whole(path)
+    check_pixels(content, str(path))
     try:
-        with Image.open(io.BytesIO(_read_whole(path))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             labels = np.array(image)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image file") from None
@@ -203,7 +208,7 @@ def find_companion(folder: Path, name: str, kinds: Sequence[str]) -> Path | None
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Key that sorts ``2.png`` before ``10.png``."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
 def _read_array(path: str | Path) -> np.ndarray:
@@ -211,10 +216,8 @@ def _read_array(path: str | Path) -> np.ndarray:
     path = Path(path)
     content = _read_whole(path)
     if path.suffix.lower() == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ImageError(f"{path}: not a plain NumPy array file ({error})") from None
+        return load_npy(content, str(path))
+    check_pixels(content, str(path))
     try:
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     except cv2.error:
@@ -228,10 +231,7 @@ def _read_array(path: str | Path) -> np.ndarray:
 
 
 def _read_whole(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    content = read_file(path, MAX_BYTES)
     if not content:
         raise ImageError(f"{path}: the file is empty")
     if _cut_off(content):

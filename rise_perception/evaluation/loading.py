@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rise_perception.core.errors import DataError
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 from rise_perception.core.regions import (
     ImagePair,
     Region,
@@ -17,12 +17,15 @@ from rise_perception.core.regions import (
 )
 from rise_perception.data.coco import decode_segmentation
 from rise_perception.data.images import find_companion, read_label_map
+from rise_perception.evaluation.classes import without_ignored
 
 PREDICTION_SUFFIX = ".instances.json"
 TRUTH_KINDS = ("label", "labels", "segm", "mask")
 
 
-def load_pairs(predictions: str | Path, truth: str | Path) -> tuple[list[ImagePair], list[str]]:
+def load_pairs(
+    predictions: str | Path, truth: str | Path, ignore: int | None = None
+) -> tuple[list[ImagePair], list[str]]:
     """Pairs of all images that have truth, and warnings about those that lack a counterpart.
 
     Args:
@@ -31,6 +34,8 @@ def load_pairs(predictions: str | Path, truth: str | Path) -> tuple[list[ImagePa
             image NAME one of ``NAME.label.png``, ``NAME-label.png``, ``NAME_label.png`` (or labels,
             segm, mask in place of label), the same with ``-color`` taken off the end of NAME, or
             ``NAME.png``.
+        ignore: value of a label image where nothing is known; so are the crowds of a COCO file. Predictions
+            that lie mostly there do not count.
 
     An image of a COCO file without a prediction counts as an image in which nothing was found. A
     prediction without truth is left out.
@@ -43,7 +48,7 @@ def load_pairs(predictions: str | Path, truth: str | Path) -> tuple[list[ImagePa
     if truth.resolve() == Path(predictions).resolve():
         raise DataError(f"{truth} holds the predictions themselves; --truth takes the true labels")
     pairs, missing = (
-        _with_coco(predicted, truth) if _coco_file(truth) else _with_label_images(predicted, truth)
+        _with_coco(predicted, truth) if _coco_file(truth) else _with_label_images(predicted, truth, ignore)
     )
     warnings = []
     without_truth = sorted(set(predicted) - {pair.name for pair in pairs})
@@ -82,15 +87,18 @@ def _load_prediction(path: Path) -> ImagePair:
             rle = instance["segmentation"]
             if list(rle["size"]) != [height, width]:
                 raise DataError(f"{path}: a mask has size {rle['size']}, the image {[height, width]} (h, w)")
-            regions.append(Region(category_name(instance["category"]), rle, float(instance["score"])))
-        picture = Path(content["file"])
+            name = str(instance["category"])
+            regions.append(Region(category_name(name), rle, float(instance["score"]), name))
+        picture, model = Path(content["file"]), str(content.get("model", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not written by `rise predict`: {error!r}") from None
     name = path.name.removesuffix(PREDICTION_SUFFIX)
-    return ImagePair(name, height, width, regions, picture=picture if picture.is_file() else None)
+    return ImagePair(name, height, width, regions, [], picture if picture.is_file() else None, model)
 
 
-def _with_label_images(predicted: dict[str, ImagePair], folder: Path) -> tuple[list[ImagePair], list[str]]:
+def _with_label_images(
+    predicted: dict[str, ImagePair], folder: Path, ignore: int | None
+) -> tuple[list[ImagePair], list[str]]:
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such file or folder; --truth takes a COCO JSON file or a folder of label images"
@@ -101,7 +109,8 @@ def _with_label_images(predicted: dict[str, ImagePair], folder: Path) -> tuple[l
         if path and not (pair.picture and path.samefile(pair.picture)):
             label_map = read_label_map(path)
             _check_size(pair, label_map.shape[0], label_map.shape[1], str(path))
-            pairs.append(replace(pair, truth=regions_of_map(label_map)))
+            pair = replace(pair, truth=regions_of_map(label_map, ignore))
+            pairs.append(pair if ignore is None else without_ignored(pair, label_map == ignore))
     return pairs, []
 
 
@@ -114,7 +123,7 @@ def _with_coco(predicted: dict[str, ImagePair], path: Path) -> tuple[list[ImageP
             raise DataError(
                 f"{path}: two images have the same file name; names must be unique to find predictions"
             )
-        categories = {category["id"]: category_name(category["name"]) for category in content["categories"]}
+        categories = {category["id"]: str(category["name"]) for category in content["categories"]}
         pairs = {
             image["id"]: predicted.get(
                 names[image["id"]], ImagePair(names[image["id"]], int(image["height"]), int(image["width"]))
@@ -127,13 +136,14 @@ def _with_coco(predicted: dict[str, ImagePair], path: Path) -> tuple[list[ImageP
             )
         truth: dict[int, list[Region]] = {key: [] for key in pairs}
         for annotation in content["annotations"]:
-            if not annotation.get("iscrowd", 0):
-                pair = pairs[annotation["image_id"]]
-                where = f"{path}: annotation {annotation.get('id')}"
-                mask = decode_segmentation(annotation, pair.height, pair.width, where)
-                truth[annotation["image_id"]].append(
-                    Region(categories[annotation["category_id"]], encode_mask(mask))
-                )
+            key = annotation["image_id"]
+            where = f"{path}: annotation {annotation.get('id')}"
+            mask = decode_segmentation(annotation, pairs[key].height, pairs[key].width, where)
+            if annotation.get("iscrowd", 0):
+                pairs[key] = without_ignored(pairs[key], mask)
+            else:
+                name = categories[annotation["category_id"]]
+                truth[key].append(Region(category_name(name), encode_mask(mask), name=name))
     except (KeyError, TypeError) as error:
         raise DataError(f"{path}: not a COCO instance file: {error!r}") from None
     missing = sorted(name for name in names.values() if name not in predicted)
@@ -154,10 +164,7 @@ def _coco_file(path: Path) -> Path | None:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+    content = read_json(path, ANNOTATIONS, remedy="copy it again", bulk=True)
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -61,11 +62,60 @@ def draw_overlay(image: np.ndarray, instances: Instances, scores: bool = False) 
     return drawn
 
 
+def shade_outside(picture: np.ndarray, outside: np.ndarray) -> None:
+    """Darken, in place, what lies outside a workspace.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        outside: (H, W) bool.
+    """
+    cv2.copyTo(picture // 3, outside.astype(np.uint8), picture)
+
+
+def draw_label_map(
+    image: np.ndarray, label_map: np.ndarray, names: Sequence[str] | None = None
+) -> np.ndarray:
+    """Draw a label map over its image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        label_map: (H, W) integer, 0 = background.
+        names: of the labels 1, 2, ..., written beside each; None writes none.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    labels = np.flatnonzero(np.bincount(label_map.ravel()))
+    labels = labels[labels > 0].astype(np.uint16)
+    boxes = np.zeros((len(labels), 4), np.float32)
+    for row, label in enumerate(labels):
+        x, y, w, h = cv2.boundingRect((label_map == label).astype(np.uint8))
+        boxes[row] = x, y, x + w, y + h
+    instances = Instances(
+        label_map=label_map.astype(np.uint16, copy=False),
+        labels=labels,
+        scores=np.ones(len(labels), np.float32),
+        classes=np.zeros(len(labels), np.int64),
+        boxes=boxes,
+        embeddings=np.zeros((len(labels), 0), np.float32),
+        ids=labels.astype(np.int64),
+    )
+    drawn = draw_overlay(image, instances)
+    if names is not None:
+        for row, label in enumerate(labels.tolist()):
+            _write(drawn, names[label - 1], boxes[row])
+    return drawn
+
+
 def _write_score(picture: np.ndarray, instances: Instances, row: int) -> None:
-    text = f"{instances.ids[row]}: {instances.scores[row]:.2f}"
+    name = f" {instances.class_names[instances.classes[row]]}" if len(instances.class_names) > 1 else ""
+    _write(picture, f"{instances.ids[row]}{name}: {instances.scores[row]:.2f}", instances.boxes[row])
+
+
+def _write(picture: np.ndarray, text: str, box: np.ndarray) -> None:
     scale = max(0.4, min(picture.shape[:2]) / 1200)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-    centre = (instances.boxes[row, :2] + instances.boxes[row, 2:]) / 2
+    centre = (box[:2] + box[2:]) / 2
     x = int(np.clip(centre[0] - width / 2, 0, max(0, picture.shape[1] - width)))
     y = int(np.clip(centre[1] + height / 2, height, picture.shape[0] - 1))
     for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):

@@ -133,6 +133,29 @@ def grasps_plot(panels: Mapping[str, Mapping[str, Curve]]) -> bytes:
     return _png(figure)
 
 
+class Points(NamedTuple):
+    """Points of a curve: (share of the training, value)."""
+
+    points: Sequence[tuple[float, float]]
+
+
+def share_plot(curves: Mapping[str, Points], start: float) -> bytes:
+    """PNG with AP50 over the share of the training, from where each curve starts.
+
+    Args:
+        curves: name -> its points.
+        start: AP50 before.
+    """
+    figure, axes = _figure(1)
+    for color, (name, curve) in zip(COLORS, curves.items(), strict=False):
+        x, y = np.array(curve.points).T
+        axes[0].plot(100 * x, y, "o-", color=color, lw=2, ms=4, label=name)
+    axes[0].axhline(start, color="grey", lw=1, ls="--", label="before")
+    axes[0].set(xlabel="% of the round", ylabel="AP50, unseen pictures", xlim=(0, 102), ylim=(0, 1.02))
+    axes[0].legend(loc="lower right", frameon=False)
+    return _png(figure)
+
+
 def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 

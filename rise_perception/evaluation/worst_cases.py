@@ -8,8 +8,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from rise_perception.core.instances import Instances
-from rise_perception.evaluation.overlay import draw_overlay
+from rise_perception.evaluation.overlay import draw_label_map
 
 PANEL_WIDTH = 420  # pixels of each of the three panels
 
@@ -51,7 +50,7 @@ def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.nd
     shrink = image.shape[1] > PANEL_WIDTH
     panels = [
         cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        for panel in (image, _colored(image, truth), _colored(image, prediction))
+        for panel in (image, draw_label_map(image, truth), draw_label_map(image, aligned(prediction, truth)))
     ]
     head = np.full((26, 3 * PANEL_WIDTH, 3), 32, np.uint8)
     for column, text in enumerate((title, "truth", "prediction")):
@@ -60,17 +59,26 @@ def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.nd
     return np.vstack([head, np.hstack(panels)])
 
 
-def _colored(image: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-    labels = np.flatnonzero(np.bincount(label_map.ravel()))
-    labels = labels[labels > 0].astype(np.uint16)
-    count = len(labels)
-    instances = Instances(
-        label_map=label_map,
-        labels=labels,
-        scores=np.ones(count, np.float32),
-        classes=np.zeros(count, np.int64),
-        boxes=np.zeros((count, 4), np.float32),
-        embeddings=np.zeros((count, 0), np.float32),
-        ids=labels.astype(np.int64),
-    )
-    return draw_overlay(image, instances)
+def aligned(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The predicted label map renumbered, so that what finds an object has its number, and so its colour.
+
+    Args:
+        prediction, truth: (H, W) integer label maps.
+
+    Returns:
+        (H, W) uint16; numbers of what finds nothing come after those of the truth.
+    """
+    first = int(truth.max()) + 1
+    numbers = np.zeros(int(prediction.max()) + 1, np.uint16)
+    taken: set[int] = set()
+    for label in np.unique(prediction[prediction > 0]).tolist():
+        mask = prediction == label
+        below = np.bincount(truth[mask])
+        best = int(below[1:].argmax()) + 1 if len(below) > 1 else 0
+        union = np.count_nonzero(mask | (truth == best)) if best else 1
+        if best and best not in taken and below[best] >= 0.5 * union:
+            numbers[label] = best
+            taken.add(best)
+        else:
+            numbers[label], first = first, first + 1
+    return numbers[prediction]

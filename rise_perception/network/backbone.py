@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rise_perception.core.errors import ConfigError
-from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
+from rise_perception.network.config import REPRESENTATIONS, NetworkConfig
+from rise_perception.network.representation import represent
 
 
 class Backbone(nn.Module):
@@ -19,6 +20,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
+        self.represent = represent(config)
         # Swin and its kin are built for one size of image.
         known = timm.get_pretrained_cfg(config.backbone)
         size = {"img_size": config.image_size} if known is not None and known.fixed_input_size else {}
@@ -27,7 +29,7 @@ class Backbone(nn.Module):
                 config.backbone,
                 pretrained=config.pretrained,
                 features_only=True,
-                in_chans=INPUT_CHANNELS[config.input],
+                in_chans=len(REPRESENTATIONS[config.input]),
                 **(size | config.backbone_args),
             )
         except OSError as error:
@@ -60,7 +62,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, C, H, W) normalised images -> maps from fine to coarse, (B, c, H/s, W/s)."""
-        features = self.body(images)
+        features = self.body(self.represent(images))
         maps = [features[i] for i in self.indices]
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
 

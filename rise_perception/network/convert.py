@@ -21,7 +21,6 @@ the same of two-stage models, last entry        ``dense_box``, ``dense_class``
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rise_perception.core.errors import ModelError
+from rise_perception.core.json_files import read_json
 from rise_perception.network.build import Network
-from rise_perception.network.checkpoint import CARD, WEIGHTS, load_model
+from rise_perception.network.card import CARD, WEIGHTS
+from rise_perception.network.checkpoint import load_model
+from rise_perception.network.config import REPRESENTATIONS
+from rise_perception.network.representation import adapt_first_weights
 
 #: Parts that must fit whole. Every other part is taken where it fits whole, and else stays as it is.
 _CORE = ("backbone", "projection", "level_embed", "encoder", "decoder", "box_heads", "pyramid")
+
+#: The foreground network of an input representation with M.
+_FOREGROUND = "backbone.represent."
 
 #: Keys of NetworkConfig that decide the core of ``rise``, and what transformers calls them. Heads and points
 #: could differ without any shape that shows it.
@@ -87,7 +93,8 @@ _RENAMES = [
 def initialise(network: Network, source: str | Path) -> list[str]:
     """Load what fits of other weights into ``network``, in place.
 
-    A colour network's first convolution also starts an RGB-D network: depth begins without effect.
+    A network's first convolution also starts one that sees more: what is new, such as depth, begins without
+    effect (:func:`rise_perception.network.representation.adapt_first_weights`).
     A checkpoint without box refinement has one box head that sees each query's first point; here it becomes
     the first layer's, and the later layers start by keeping its boxes.
 
@@ -104,8 +111,10 @@ def initialise(network: Network, source: str | Path) -> list[str]:
             loaded.
     """
     folder = Path(source).parent if Path(source).is_file() else Path(source)
+    seen = "rgb"
     if (folder / CARD).is_file():
         other, card = load_model(folder)
+        seen = card.network.input
         keys = ("architecture", "encoder", *(_SHAPE if card.network.architecture == "rise" else ()))
         state, shape = other.state_dict(), {key: getattr(card.network, key) for key in keys}
     else:
@@ -116,15 +125,19 @@ def initialise(network: Network, source: str | Path) -> list[str]:
             raise ModelError(
                 f"{folder} has {key} {value} and network.{key} is {own}; make them equal to start from it"
             )
-    return _adopt(network, state, folder)
+    return _adopt(network, state, folder, seen)
 
 
-def _adopt(network: Network, state: dict[str, Tensor], folder: Path) -> list[str]:
+def _adopt(network: Network, state: dict[str, Tensor], folder: Path, seen: str) -> list[str]:
     own = network.state_dict()
-    for name, tensor in state.items():
-        if name in own and tensor.ndim == 4 and tensor.shape[1] == 3 < own[name].shape[1]:
-            state[name] = torch.zeros_like(own[name])
-            state[name][:, :3] = tensor
+    first = _first_convolution(own, len(REPRESENTATIONS[network.config.input]))
+    if first in state and network.config.input != seen:
+        state[first] = adapt_first_weights(state[first], seen, network.config.input)
+    # A foreground network goes along where both have one; where the source has none, it is trained later.
+    for name in [n for n in own.keys() | state.keys() if n.startswith(_FOREGROUND)]:
+        if name not in own or name not in state or own[name].shape != state[name].shape:
+            state.pop(name, None)
+            own.pop(name, None)
     misfits: dict[str, list[str]] = {}
     for name in sorted(own.keys() | state.keys()):
         if name.endswith("num_batches_tracked"):
@@ -142,6 +155,12 @@ def _adopt(network: Network, state: dict[str, Tensor], folder: Path) -> list[str
         )
     network.load_state_dict({n: t for n, t in state.items() if n.split(".")[0] not in misfits}, strict=False)
     return sorted(misfits.keys() & {n.split(".")[0] for n in own})
+
+
+def _first_convolution(state: dict[str, Tensor], channels: int) -> str:
+    """Name of the weight that sees the image: the body's first of four dimensions."""
+    names = [n for n, t in state.items() if n.startswith("backbone.body.") and t.ndim == 4]
+    return next((n for n in names if state[n].shape[1] == channels), "")
 
 
 def _read_transformers(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -185,8 +204,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         # A configuration that transformers writes may leave out what has its default value.
-        config = {"with_box_refine": False, "two_stage": False, **_FIXED, **json.loads(path.read_text())}
-    except (ValueError, TypeError) as error:
+        content = read_json(path, error=ModelError, remedy="copy it again")
+        config = {"with_box_refine": False, "two_stage": False, **_FIXED, **content}
+    except TypeError as error:
         raise ModelError(f"{path} is no JSON mapping ({error}); copy it again") from error
     if config.get("model_type") != "deformable_detr":
         raise ModelError(

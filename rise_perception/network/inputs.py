@@ -1,8 +1,8 @@
-"""Input representations: what the network sees of a frame, chosen by ``NetworkConfig.input``.
+"""What a network takes of a frame: normalised RGB, and three depth features where it sees depth.
 
-``rgb``   normalised RGB.
-``rgbd``  normalised RGB and three depth features: log distance relative to the scene's median, its
-          high-pass (what stands out from its neighbourhood), and validity.
+The features are log distance relative to the scene's median, its high-pass (what stands out from its
+neighbourhood), and validity. What the backbone sees of all this is the matter of
+:mod:`rise_perception.network.representation`.
 
 Relative and logarithmic, so that a scene looks the same from half the distance and in any unit.
 """
@@ -30,14 +30,14 @@ def make_input(image: np.ndarray, depth: np.ndarray | None, mode: str) -> np.nda
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        depth: (H, W) float32 metres, 0 = no measurement; required by ``rgbd``.
+        depth: (H, W) float32 metres, 0 = no measurement; required where the network sees depth.
         mode: a key of :data:`rise_perception.network.config.INPUT_CHANNELS`.
 
     Returns:
         (C, H, W) float32.
 
     Raises:
-        ConfigError: unknown mode, or ``rgbd`` without depth.
+        ConfigError: unknown mode, or no depth where the network sees it.
     """
     if mode not in INPUT_CHANNELS:
         raise ConfigError(f"input {mode!r} is unknown; choose one of {sorted(INPUT_CHANNELS)}")
@@ -45,10 +45,10 @@ def make_input(image: np.ndarray, depth: np.ndarray | None, mode: str) -> np.nda
     for c in range(3):
         np.multiply(image[:, :, c], _SCALE[c], out=channels[c])
         channels[c] -= _OFFSET[c]
-    if mode == "rgbd":
+    if len(channels) > 3:
         if depth is None:
             raise ConfigError(
-                "input 'rgbd' needs a depth map and got none; give depth, or use an 'rgb' model"
+                f"input {mode!r} needs a depth map and got none; give depth, or use an 'rgb' model"
             )
         depth_features(depth, out=channels[3:])
     return channels

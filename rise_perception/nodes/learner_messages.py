@@ -8,7 +8,8 @@ from builtin_interfaces.msg import Time
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus, ModelInfo
 
-from rise_perception.grasp_learning.update.learner import Memory, Survey, Update
+from rise_perception.grasp_learning.update.learner import Survey, Update
+from rise_perception.grasp_learning.update.memory import Memory
 from rise_perception.grasp_learning.update.model_store import Current, StoredModel
 from rise_perception.grasp_learning.update.update import Progress
 
@@ -20,7 +21,7 @@ def model_info(model: StoredModel, serving: str) -> ModelInfo:
         version=model.version,
         parent=str(model.facts.get("parent", "")),
         created=Time(sec=model.created // 10**9, nanosec=model.created % 10**9),
-        uses_depth=model.card.network.input == "rgbd",
+        uses_depth=model.card.network.sees_depth,
         serving=model.version == serving,
         anchor_ap=float(ap) if isinstance(ap, (int, float)) else math.nan,
         note=str(model.facts.get("note", "")),

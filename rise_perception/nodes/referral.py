@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -26,7 +27,7 @@ from rise_perception.language.catalogue import Catalogue, read_catalogue
 from rise_perception.language.vocabulary import MAX_CHARACTERS
 from rise_perception.nodes import messages, qos
 from rise_perception.nodes.outputs import Result
-from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import pause
 from rise_perception.referring.answer import Referral as Answer
 from rise_perception.referring.referrer import Referrer, View
@@ -48,20 +49,6 @@ class ReferralSettings:
     model: str = "auto"
     catalogue: str = ""
     device: str = "cpu"
-
-
-def declare_referral(node: Node, device: str) -> ReferralSettings:
-    """Declare the parameters ``refer_model`` and ``refer_catalogue``, and read them."""
-    model = declare(
-        node,
-        "refer_model",
-        "auto",
-        "What answers sentences: folder or name of a referring model, auto, or none: the grammar alone.",
-    )
-    names = declare(
-        node, "refer_catalogue", "", "JSON file that gives names of your goods a meaning; empty: none."
-    )
-    return ReferralSettings(model, names, device)
 
 
 class ReferralServer:
@@ -109,6 +96,14 @@ class ReferralServer:
             self._refusal = f"no referring model is loaded: {error}"
             self._report(f"sentences cannot be answered: {error}")
 
+    def get_logger(self) -> Any:
+        """The node's."""
+        return self._node.get_logger()
+
+    def report_error(self, text: str) -> None:
+        """Say in the diagnostics that something went wrong."""
+        self._report(text)
+
     @property
     def waits(self) -> bool:
         """True while a frame is wanted: a call waits, or somebody listens to the answers of a sentence."""
@@ -142,13 +137,14 @@ class ReferralServer:
             assert self._seen is not None
             seen = self._seen
             if self._view is None:
-                self._view = self._referrer.look(seen.image, seen.depth, seen.instances)
+                self._view = self._referrer.look(seen.frame.image, seen.frame.depth, seen.instances)
             return seen, self._referrer.answer(self._view, sentence)
 
     def _on_expression(self, message: String) -> None:
         # A sentence that is too long is answered as such; nothing longer is kept.
         self._expression = message.data[: MAX_CHARACTERS + 1].strip()
 
+    @answering
     async def _on_refer(self, request: Refer.Request, response: Refer.Response) -> Refer.Response:
         response.referral = Referral(expression=request.sentence[: MAX_CHARACTERS + 1], id=-1)
         if self._referrer is None:
@@ -170,12 +166,7 @@ class ReferralServer:
                 await pause(self._node, POLL_PERIOD)
         finally:
             self._waiting -= 1
-        try:
-            seen, answer = self._ask(request.sentence)
-        except RiseError as error:
-            response.message = str(error)
-            self._report(f"a sentence was not answered: {error}")
-            return response
+        seen, answer = self._ask(request.sentence)
         response.referral = referral_message(seen, request.sentence, answer)
         response.success, response.message = True, answer.detail
         if request.set_target and response.referral.id >= 0:

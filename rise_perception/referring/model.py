@@ -16,7 +16,7 @@ from torch import nn
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, ModelError
 from rise_perception.core.files import atomic_write, write_json
-from rise_perception.network.checkpoint import CARD, WEIGHTS, file_checksum
+from rise_perception.network.card import CARD, WEIGHTS, file_checksum
 from rise_perception.referring.answer import Thresholds
 from rise_perception.referring.crop_encoder import CropEncoder
 from rise_perception.referring.head import HeadConfig, ReferringHead

@@ -21,7 +21,7 @@ from rise_perception.language.catalogue import Catalogue
 from rise_perception.language.parser import parse
 from rise_perception.language.phrase import Phrase
 from rise_perception.language.vocabulary import NotUnderstood
-from rise_perception.network.checkpoint import CARD
+from rise_perception.network.card import CARD
 from rise_perception.referring.answer import Referral, Thresholds, decide, not_understood
 from rise_perception.referring.crop_encoder import kind_probabilities
 from rise_perception.referring.descriptors import describe

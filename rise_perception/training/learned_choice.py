@@ -16,10 +16,13 @@ from rise_perception.network.outputs import QueryOutputs
 from rise_perception.selection.candidates import ALL, DROP, Candidates, make_candidates, mask_columns
 from rise_perception.selection.policy import Guarded, Policy, PolicyConfig
 from rise_perception.selection.selectors import WORTH, Cascade, Random, Regressor
+from rise_perception.training.batches import Batch
 from rise_perception.training.boxes import iou_and_giou, masks_to_boxes, to_corners
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig, select
 
+#: File of what a policy has learned, beside the checkpoint.
+SELECTOR = "selector.safetensors"
 #: Of an image, so many predictions are looked at, the best by score.
 LOOKED_AT = 100
 
@@ -77,6 +80,11 @@ class LearnedChoice:
             _, candidates, masks = look(outputs, image, scores, time, self.config)
             found.append((candidates, best_overlap(masks, truth.masks.to(masks.device))))
         return found
+
+    def learn_from(self, outputs: QueryOutputs, batch: Batch, time: float) -> dict[str, float]:
+        """Learn from the labelled views of a batch, as :meth:`learn`."""
+        views = batch.labelled.nonzero().flatten()
+        return self.learn(outputs.of_images(views), [batch.targets[k] for k in views.tolist()], time)
 
     def learn(self, outputs: QueryOutputs, known: list[Targets], time: float) -> dict[str, float]:
         """Learn from predictions on labelled views, and measure on every other of them.

@@ -35,7 +35,7 @@ from rise_perception.inference.engines.runner import (
     RuntimeUnavailableError,
 )
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.network.checkpoint import ModelCard
+from rise_perception.network.card import ModelCard
 
 #: Runtimes that serve exported graphs, by the name that a user gives.
 RUNTIMES: dict[str, Runtime] = {
@@ -218,7 +218,7 @@ def _samples(card: ModelCard, spec: ExportSpec) -> list[dict[str, np.ndarray]]:
         frames = frames_of(spec.calibration, spec.image, CALIBRATION_FRAMES)
     else:
         frames = stored_frames(spec.image, CALIBRATION_FRAMES)
-    if card.network.input == "rgbd" and any(frame.depth is None for frame in frames):
+    if card.network.sees_depth and any(frame.depth is None for frame in frames):
         raise ConfigError(
             f"calibration {spec.calibration!r} has images without depth and {card.version} sees depth; "
             "give a recording with depth, or nothing for the shipped one"

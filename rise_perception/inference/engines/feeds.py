@@ -13,6 +13,7 @@ from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
 from rise_perception.data.source import FrameSource
 from rise_perception.inference.engines.spec import ExportSpec
+from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import depth_features, make_input
 
 #: The recording that is part of every installation.
@@ -26,16 +27,16 @@ def make_feeds(
 
     Args:
         spec: of the graph.
-        mode: the network's input, ``rgb`` or ``rgbd``.
+        mode: the network's input representation.
         image: (H, W, 3) uint8 RGB of ``spec.image``.
-        depth: (H, W) float32 metres; needed by ``rgbd``.
+        depth: (H, W) float32 metres; needed where the network sees depth.
     """
     letterbox = spec.letterbox
     fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
     if spec.preprocessing == "outside":
         return {"input": make_input(letterbox.fit(image), fitted, mode)[None]}
     feeds = {"image": np.ascontiguousarray(image)}
-    if mode == "rgbd":
+    if INPUT_CHANNELS[mode] > 3:
         if fitted is None:
             raise DataError("a network that sees depth was given none; give depth, or use an RGB model")
         feeds["depth_features"] = depth_features(fitted)[None]
@@ -71,4 +72,7 @@ def scaled(frame: Frame, image_size: tuple[int, int]) -> Frame:
 
 def feeds_of(spec: ExportSpec, mode: str, frames: Iterable[Frame]) -> list[dict[str, np.ndarray]]:
     """:func:`make_feeds` of each frame."""
-    return [make_feeds(spec, mode, frame.image, frame.depth if mode == "rgbd" else None) for frame in frames]
+    return [
+        make_feeds(spec, mode, frame.image, frame.depth if INPUT_CHANNELS[mode] > 3 else None)
+        for frame in frames
+    ]

@@ -12,8 +12,10 @@ from torch import nn
 
 from rise_perception.core.errors import RiseError
 from rise_perception.core.frame import Frame
+from rise_perception.inference.decoding import decode_chosen
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import DecodedQueries, decode_chosen
+from rise_perception.inference.postprocess import DecodedQueries
+from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input
 
 #: Instances of a frame that are compared where none reaches the threshold.
@@ -102,7 +104,7 @@ def reference(
     drawn = []
     for frame in frames:
         mode = network.config.input  # type: ignore[union-attr]
-        depth = frame.depth if mode == "rgbd" else None
+        depth = frame.depth if INPUT_CHANNELS[str(mode)] > 3 else None
         box = spec.letterbox
         fitted = None if depth is None else box.fit(depth, nearest=True, border=0)
         images = torch.from_numpy(make_input(box.fit(frame.image), fitted, mode))[None].to(device)  # type: ignore[arg-type]

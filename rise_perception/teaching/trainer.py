@@ -1,0 +1,233 @@
+"""The trainer of a round: as long as its time, silent where nothing is known, from a model that is good."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rise_perception.core.files import write_json
+from rise_perception.data.annotated import IGNORED_ID
+from rise_perception.network.build import Network
+from rise_perception.network.checkpoint import load_model
+from rise_perception.network.outputs import QueryOutputs
+from rise_perception.teaching.scenes import TeachScenes
+from rise_perception.training.batches import Batch, training_loader, with_plain_errors
+from rise_perception.training.boxes import to_corners
+from rise_perception.training.config import TrainConfig
+from rise_perception.training.matching import Targets
+from rise_perception.training.train_state import MovingAverage
+from rise_perception.training.trainer import Trainer
+
+#: Steps over which the learning rate rises.
+WARM_UP = 20
+#: In the finish the rate is this share of what it would be.
+FINISH_RATE = 0.1
+#: A query is not judged where more than this share of its box lies on what nobody knows.
+UNJUDGED = 0.5
+#: Logit of a query that is not judged: its loss and gradient vanish.
+SILENT = -30.0
+#: Seconds between two checkpoints.
+SAVE_EVERY = 30.0
+CLOCK = "clock.json"
+
+
+class SteadyAverage(MovingAverage):
+    """The average of weights that are good from the start: its decay does not begin low."""
+
+    def update(self, network: nn.Module, iteration: int) -> None:
+        """Take in the weights after a step."""
+        super().update(network, sys.maxsize)
+
+
+class TeachTrainer(Trainer):
+    """Trains a round.
+
+    Args:
+        config: of the round.
+        device: where the step runs.
+        seconds: time that the steps may take, over all runs of the round.
+        finish: share of the training, at its end, at a tenth of the rate.
+        foreground: the network that makes M where the images are served; batches carry an M of their own.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        device: str,
+        seconds: float,
+        finish: float,
+        foreground: nn.Module | None = None,
+    ) -> None:
+        super().__init__(config, config.notes, device)
+        self.foreground = foreground
+        if foreground is not None:
+            self._represent().foreground.load_state_dict(foreground.state_dict())
+        if self.iteration == 0:
+            spread_class_heads(self.network, Path(config.init))
+        resumed = self.average.state if self.average and self.iteration else None
+        self.average = SteadyAverage(self.network, config.optimisation.average)
+        if resumed is not None:
+            self.average.state = resumed
+        self.seconds, self._finish = seconds, finish
+        self._before, self._begun = 0.0, float("nan")
+        clock = self.out / CLOCK
+        if self.iteration and clock.is_file():
+            self._before = float(json.loads(clock.read_text())["spent"])
+        self._unknown: dict[int, Tensor] = {}
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the steps have taken, those of killed runs up to their last checkpoint included."""
+        running = 0.0 if self._begun != self._begun else time.monotonic() - self._begun
+        return self._before + running
+
+    @property
+    def share(self) -> float:
+        """Of the steps, or of the time if that ends first: the rate has to reach zero in both."""
+        return max(super().share, min(1.0, self.spent / self.seconds))
+
+    def train(self, scenes: TeachScenes, marks: list[float], judge: Callable[[float], None]) -> None:
+        """Train to the end of steps or time.
+
+        Args:
+            scenes: what the steps see.
+            marks: shares of the training, rising.
+            judge: called with each of them when it is reached, the average in place as the network.
+        """
+        self.out.mkdir(parents=True, exist_ok=True)
+        marks = [m for m in marks if m > self.share or self.iteration == 0]
+        self.network.train()
+        self._begun = saved = time.monotonic()
+        total = self.config.optimisation.iterations
+        losses: dict[str, float] = {}
+        with tqdm(
+            total=total, initial=self.iteration, unit="step", file=sys.stderr, mininterval=5, leave=False,
+            disable=not sys.stderr.isatty(),
+        ) as bar:  # fmt: skip
+            for batch in with_plain_errors(training_loader(scenes, self.iteration)):
+                for name, value in self.step(batch).items():
+                    losses[name] = 0.95 * losses.get(name, value) + 0.05 * value
+                bar.update()
+                over = self.share >= 1
+                if over or time.monotonic() - saved > SAVE_EVERY:
+                    self.save(losses)
+                    saved = time.monotonic()
+                while marks and (self.share >= marks[0] or over):
+                    pause = time.monotonic()
+                    judge(marks.pop(0))
+                    self._begun += time.monotonic() - pause  # judging is not training
+                if over:
+                    break
+
+    def save(self, losses: dict[str, float]) -> None:
+        """The state, and the time that it took."""
+        super().save({k: v for k, v in losses.items() if "/" not in k} | {"seconds": round(self.spent, 1)})
+        write_json(self.out / CLOCK, {"spent": self.spent})
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """See :meth:`rise_perception.training.trainer.Trainer.step`; the finish has a tenth of the rate."""
+        finishing = self._finish and self.iteration / self.config.optimisation.iterations >= 1 - self._finish
+        if finishing:
+            for group in self.optimiser.param_groups:
+                group.setdefault("full_lr", group["base_lr"])
+                group["base_lr"] = FINISH_RATE * group["full_lr"]
+        return super().step(batch)
+
+    def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """See :meth:`rise_perception.training.trainer.Trainer.losses`; what is not known is no target."""
+        self._unknown = {}
+        targets = []
+        for index, objects in enumerate(batch.targets):
+            unknown = objects.ids == IGNORED_ID
+            if bool(unknown.any()):
+                self._unknown[index] = objects.masks[unknown].any(0)
+                objects = _kept(objects, ~unknown)
+            targets.append(objects)
+        return super().losses(replace(batch, targets=targets))
+
+    def pseudo_labels(self, batch: Batch) -> list[Targets]:
+        """See :meth:`rise_perception.training.trainer.Trainer.pseudo_labels`; the teacher sees its own M."""
+        if self.foreground is not None and len(batch.before):
+            batch = replace(batch, before=batch.before[:, :-1])
+        return super().pseudo_labels(batch)
+
+    def _represent(self) -> Any:
+        """What makes M in the network: an InputRepresentation."""
+        return self.network.backbone.represent
+
+    def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
+        """Predictions of which those on what nobody knows are silent; M is what the batch carries."""
+        if self.foreground is not None:
+            represent = self._represent()
+            represent.given = batch.images[:, -1:]
+            try:
+                outputs = super().predictions(replace(batch, images=batch.images[:, :-1]), pseudo)
+            finally:
+                represent.given = None
+        else:
+            outputs = super().predictions(batch, pseudo)
+        return silenced(outputs, self._unknown) if self._unknown else outputs
+
+
+def silenced(outputs: QueryOutputs, unknown: dict[int, Tensor]) -> QueryOutputs:
+    """Silence the queries that lie mostly on what nobody knows.
+
+    Args:
+        outputs: predictions.
+        unknown: image -> (h, w) bool.
+    """
+
+    def stage_logits(stage: QueryOutputs) -> Tensor:
+        mute = torch.zeros(stage.logits.shape[:2], dtype=torch.bool, device=stage.logits.device)
+        for image, area in unknown.items():
+            mute[image] = share_on(stage.boxes[image].detach().float(), area) > UNJUDGED
+        return stage.logits.masked_fill(mute[..., None], SILENT)
+
+    auxiliary = [replace(stage, logits=stage_logits(stage)) for stage in outputs.auxiliary]
+    return replace(outputs, logits=stage_logits(outputs), auxiliary=auxiliary)
+
+
+def share_on(boxes: Tensor, mask: Tensor) -> Tensor:
+    """(Q, 4) centre boxes and (h, w) bool -> (Q,) float32: the share of each box that lies on the mask."""
+    sums = nn.functional.pad(mask.to(boxes.device, torch.float32).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    size = torch.tensor([mask.shape[1], mask.shape[0]] * 2, device=boxes.device)
+    x0, y0, x1, y1 = (to_corners(boxes).clamp(0, 1) * size).round().long().unbind(1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
+
+
+@torch.no_grad()
+def spread_class_heads(network: Network, start: Path) -> None:
+    """Let every class begin as the start's class of its name, or else as what the start calls an object.
+
+    Class heads of another number of classes are not taken over by
+    :func:`rise_perception.network.convert.initialise`; without this, telling objects from background would
+    be learned anew.
+    """
+    other, card = load_model(start)
+    theirs, ours = card.network.classes, network.config.classes
+    if theirs == ours:
+        return
+    items = [k for k, name in enumerate(theirs) if name not in card.network.containers]
+    lower = [name.lower() for name in theirs]
+    rows = [lower.index(n.lower()) if n.lower() in lower else items[0] for n in ours]
+    state = other.state_dict()
+    for name, parameter in network.named_parameters():
+        part = name.split(".")[0]
+        if part in ("class_heads", "dense_class") and name in state:
+            parameter.copy_(state[name][rows])
+
+
+def _kept(targets: Targets, kept: Tensor) -> Targets:
+    """The rows of ``targets`` where ``kept`` (N,) bool."""
+    parts = (targets.classes, targets.boxes, targets.masks, targets.ids)
+    return Targets(*(part[kept.to(part.device)] for part in parts))

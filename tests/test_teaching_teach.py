@@ -1,0 +1,240 @@
+"""`rise teach` as a whole, with a tiny network and pictures of coloured blocks."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_config
+
+from rise_perception.core.errors import DataError, ModelError
+from rise_perception.data.annotated import read_annotated
+from rise_perception.data.images import write_image
+from rise_perception.network.build import build_network
+from rise_perception.network.card import ModelCard, file_checksum
+from rise_perception.network.checkpoint import load_model, save_model
+from rise_perception.teaching import trainer as trainer_module
+from rise_perception.teaching.config import Recipe, TeachConfig, plan_rounds
+from rise_perception.teaching.page import write_page
+from rise_perception.teaching.scenes import gather_material, shipped_pictures
+from rise_perception.teaching.teach import teach
+from rise_perception.teaching.trainer import TeachTrainer, silenced, spread_class_heads
+
+QUICK = Recipe(precision="fp32", average=0.5)
+BLOCKS = [[(10, 10, 34, 34), (50, 20, 80, 44)], [(20, 12, 50, 40)], [(44, 16, 76, 50), (12, 14, 36, 30)]]
+
+
+def save_start(folder: Path, **changes: Any) -> Path:
+    torch.manual_seed(0)
+    config = tiny_config(
+        **({"classes": ("object",), "containers": (), "query_selection": "dense", "mask_stride": 4} | changes)
+    )
+    save_model(folder, build_network(config), ModelCard(name="start", network=config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_start(tmp_path_factory.mktemp("start"))
+
+
+def write_goods(
+    folder: Path, count: int = 3, names: tuple[str, ...] = ("object",), depth: bool = False
+) -> Path:
+    """COCO file of `count` pictures of 64 x 96 pixels."""
+    rng = np.random.default_rng(0)
+    annotations = []
+    for index in range(count):
+        image = rng.integers(60, 70, (64, 96, 3), np.uint8)
+        for number, (x0, y0, x1, y1) in enumerate(BLOCKS[index % len(BLOCKS)]):
+            image[y0:y1, x0:x1] = (220, 40, 40) if number else (40, 200, 60)
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": index,
+                    "category_id": 1 + number % len(names),
+                    "segmentation": [[x0, y0, x1, y0, x1, y1, x0, y1]],
+                }
+            )
+        write_image(folder / f"{index}.png", image)
+        if depth:
+            write_image(folder / f"{index}-depth.png", np.full((64, 96), 900, np.uint16))
+    content = {
+        "images": [{"id": k, "file_name": f"{k}.png"} for k in range(count)],
+        "categories": [{"id": 1 + k, "name": name} for k, name in enumerate(names)],
+        "annotations": annotations,
+    }
+    (folder / "goods.json").write_text(json.dumps(content))
+    return folder / "goods.json"
+
+
+def asked(source: Path, out: Path, start: Path, **changes: Any) -> TeachConfig:
+    return TeachConfig(source, out, **({"start": str(start), "steps": 3, "recipe": QUICK} | changes))
+
+
+def test_a_few_pictures_become_a_model_with_a_page(tmp_path, start):
+    goods = write_goods(tmp_path)
+    said: list[str] = []
+    taught = teach(asked(goods, tmp_path / "out", start), said.append)
+    _, card = load_model(tmp_path / "out")
+    assert card == taught.card
+    assert card.network.classes == ("object",)
+    figures = card.metrics["teach"]
+    assert figures["pictures"] == 3
+    assert figures["before"]["items"] == figures["after"]["items"] == 5
+    assert any("3 annotated pictures, 5 items" in line for line in said)
+    write_page(tmp_path / "report.html", taught, "rise teach")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("truth, before, after") >= 3
+    assert "What it is worth" in page
+
+
+def test_a_model_that_is_not_better_is_not_kept(tmp_path, start):
+    # Three steps cannot help a network of random weights: it finds nothing, before and after.
+    taught = teach(asked(write_goods(tmp_path), tmp_path / "out", start))
+    assert not taught.better
+    assert file_checksum(tmp_path / "out/model.safetensors") == file_checksum(start / "model.safetensors")
+    assert "no improvement" in taught.card.data
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_weights(tmp_path, start, monkeypatch):
+    goods = write_goods(tmp_path)
+    monkeypatch.setattr(trainer_module, "SAVE_EVERY", 0.0)
+    teach(asked(goods, tmp_path / "whole", start))
+    steps = 0
+
+    def dies(self: TeachTrainer, batch: Any, step: Any = TeachTrainer.step) -> dict[str, float]:
+        nonlocal steps
+        steps += 1
+        if steps == 5:  # in the second round
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TeachTrainer, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            teach(asked(goods, tmp_path / "killed", start))
+    said: list[str] = []
+    teach(asked(goods, tmp_path / "killed", start), said.append)
+    assert any("from step 1" in line for line in said)
+    assert not any("first-half" in line for line in said)
+    for name in ("first-half", "second-half", "all"):
+        one, other = (tmp_path / run / "teach" / name / "model.safetensors" for run in ("whole", "killed"))
+        assert file_checksum(one) == file_checksum(other), name
+
+
+def test_a_second_run_on_the_same_folder_is_refused(tmp_path, start):
+    (tmp_path / "out/teach").mkdir(parents=True)
+    with (tmp_path / "out/teach/lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(ModelError, match="another `rise teach` is writing"):
+            teach(asked(write_goods(tmp_path), tmp_path / "out", start))
+
+
+def test_the_folder_of_another_network_is_refused_and_stays_as_it_is(tmp_path, start):
+    goods = write_goods(tmp_path)
+    before = sorted(p.name for p in start.iterdir())
+    with pytest.raises(ModelError, match=r"another network \(card.json\)"):
+        teach(asked(goods, start, start))
+    assert sorted(p.name for p in start.iterdir()) == before
+    teach(asked(goods, tmp_path / "out", start, steps=1))
+    with pytest.raises(ModelError, match="taught with another seed"):
+        teach(asked(goods, tmp_path / "out", start, seed=1))
+    other = write_goods(tmp_path / "more", 2)
+    with pytest.raises(ModelError, match="taught with another pictures"):
+        teach(asked(other, tmp_path / "out", start))
+
+
+def test_several_classes_begin_as_what_the_start_calls_an_object(tmp_path, start):
+    network = build_network(tiny_config(classes=("box", "mug"), containers=(), query_selection="dense"))
+    spread_class_heads(network, start)
+    theirs = load_model(start)[0].state_dict()
+    for name, tensor in network.state_dict().items():
+        if name.startswith(("class_heads", "dense_class")):
+            assert torch.equal(tensor, theirs[name].expand_as(tensor)), name
+    taught = teach(asked(write_goods(tmp_path, names=("mug", "box")), tmp_path / "out", start))
+    assert taught.annotated.classes == ("box", "mug")
+    assert load_model(tmp_path / "out/teach/all")[1].network.classes == ("box", "mug")
+    assert set(taught.after.classes) == {"box", "mug"}
+    assert any("no rehearsal" in note for note in taught.notes)
+
+
+def test_one_picture_is_judged_on_views_of_itself_and_that_is_said(tmp_path, start):
+    said: list[str] = []
+    taught = teach(asked(write_goods(tmp_path, 1), tmp_path / "out", start), said.append)
+    assert "says little about others" in taught.how_judged
+    assert len(taught.after.pairs) == 12
+
+
+def test_pictures_are_split_by_halves_below_twelve_and_held_out_from_there(tmp_path):
+    first, second, last = plan_rounds(5, [3, 1, 4, 0, 2])
+    assert set(first.teaches) | set(first.judges) == set(range(5)) == set(last.teaches)
+    assert first.teaches == second.judges
+    assert not set(first.teaches) & set(first.judges)
+    (only,) = plan_rounds(12, list(range(12)))
+    assert len(only.judges) == 3
+    assert not set(only.judges) & set(only.teaches)
+    assert only.keeps_best
+
+
+def test_pictures_of_elsewhere_have_true_objects():
+    frames = shipped_pictures(with_depth=True)
+    assert len(frames) > 20
+    assert all(len(f.masks) == len(f.ids) and f.depth is not None for f in frames)
+    assert np.mean([len(f.masks) for f in frames]) > 5
+
+
+def test_nothing_is_learned_where_nothing_is_known(tmp_path, start):
+    write_goods(tmp_path)
+    sample = read_annotated(tmp_path / "goods.json").pictures[0].load(False)
+    unknown = np.zeros((64, 96), bool)
+    unknown[:, 48:] = True
+    network = load_model(start)[0]
+    material = gather_material([(sample, unknown)], [], [], network.config)
+    shown = material.pictures[0]
+    assert shown.ids.tolist()[-1] == 999_999
+    assert (shown.masks[-1] == unknown).all()
+    outputs = network(torch.randn(1, 3, 64, 96))
+    mute = silenced(outputs, {0: torch.from_numpy(unknown[::4, ::4].copy())})
+    right = outputs.boxes[0, :, 0] - outputs.boxes[0, :, 2] / 2 > 0.5
+    assert (mute.logits[0, right] == -30).all()
+    left = outputs.boxes[0, :, 0] + outputs.boxes[0, :, 2] / 2 < 0.5
+    assert torch.equal(mute.logits[0, left], outputs.logits[0, left])
+
+
+def test_depth_is_used_where_every_picture_has_it(tmp_path):
+    depth_start = save_start(tmp_path / "rgbd", input="rgbd")
+    goods = write_goods(tmp_path / "goods", depth=True)
+    taught = teach(asked(goods, tmp_path / "out", depth_start, steps=1))
+    assert taught.judges[0][0].depth is not None
+    with pytest.raises(ModelError, match="--no-depth leaves it out; give --from rise_small_rgb"):
+        teach(asked(goods, tmp_path / "other", depth_start, with_depth=False))
+
+
+def test_bad_inputs_of_the_other_arguments_are_named(tmp_path, start):
+    goods = write_goods(tmp_path / "goods")
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match=r"--empty: .*nothing holds no pictures"):
+        teach(asked(goods, tmp_path / "out", start, empty=tmp_path / "nothing"))
+    region = tmp_path / "region.png"
+    write_image(region, np.zeros((64, 96), np.uint8))
+    with pytest.raises(DataError, match="of one colour"):
+        teach(asked(goods, tmp_path / "out", start, region=region))
+    write_image(region, np.eye(50, dtype=np.uint8) * 255)
+    with pytest.raises(DataError, match="50x50, the pictures are 96x64"):
+        teach(asked(goods, tmp_path / "out", start, region=region))
+
+
+def test_the_rate_falls_with_time_and_the_run_ends_with_it(tmp_path, start):
+    taught = teach(asked(write_goods(tmp_path), tmp_path / "out", start, steps=0, minutes=0.02))
+    assert taught.card.version
+    state = json.loads((tmp_path / "out/teach/state.json").read_text())
+    assert state["seconds_per_step"] > 0
+    assert state["done"]
+    assert replace(QUICK, finish=0.2).finish == 0.2
