@@ -227,7 +227,8 @@ class _Learning:
         self._episodes.add(episode, label_episode(episode))
         if pick.number < self._busy_until:
             return
-        if self._learner.learn_outcomes() is not None or self._due_at:
+        changed = [self._learner.watch(), self._learner.learn_outcomes()]
+        if any(change is not None for change in changed) or self._due_at:
             self._due_at = 0
             self._segmenter = Segmenter.load(self._models.serving().folder, "cpu")
         if self._learner.is_due():

@@ -33,6 +33,7 @@ def test_a_raw_image_has_k_and_a_rectified_one_p():
         ("/camera/image_rect", True),
         ("/camera/image_rect_color/compressed", True),
         ("/zed/zed_node/rgb/image_rect_color", True),
+        ("/zed/zed_node/rgb/color/rect/image", True),
         ("/camera/depth/image_rect_raw/compressedDepth", True),
         ("/corrected_rectangles/image_raw", False),
         ("/camera/image_raw/compressed", False),

@@ -15,10 +15,12 @@ from rise_perception.core import resources
 
 POLICY = resources.find("config") / "sros2_policy.xml"
 NODES = ("segmentation_node", "interaction_node", "learner_node")
-#: With vision_msgs, and with use_sim_time.
+#: With use_sim_time, with tf2_msgs where transforms are asked for, and with vision_msgs.
 SOMETIMES = {
     "/clock",
-    *(f"/segmentation_node/{name}" for name in ("detections", "label_info", "vision_info")),
+    "/tf",
+    "/tf_static",
+    *(f"/segmentation_node/{name}" for name in ("detections", "detections_3d", "label_info", "vision_info")),
 }
 #: What an action makes of its name.
 ACTION_TOPICS, ACTION_SERVICES = ("feedback", "status"), ("send_goal", "get_result", "cancel_goal")

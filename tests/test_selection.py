@@ -174,13 +174,13 @@ def test_a_saved_policy_chooses_as_before_and_a_damaged_one_is_named(tmp_path):
         actions = policy.sample(candidates)
         policy.learn(candidates, actions, (actions == CORE).float().mean(1))
     path = tmp_path / "policy.safetensors"
-    policy.save(str(path))
+    policy.save(path)
     other = Policy()
-    other.load(str(path))
+    other.load(path)
     assert torch.equal(policy.log_probabilities(candidates), other.log_probabilities(candidates))
     path.write_bytes(b"\0" * 40)
     with pytest.raises(ModelError, match="policy"):
-        other.load(str(path))
+        other.load(path)
 
 
 def test_state_has_no_infinities_and_unknown_columns_are_errors():

@@ -128,7 +128,7 @@ def test_one_call_trains_measures_and_writes_a_page(cache: Path, data: Path, tmp
         ),
     )
     card = train(config, "rise train x.yaml")
-    assert set(card.metrics) == {"validation", "world 2, train, seed 0", "squares"}
+    assert set(card.metrics) == {"calibration", "validation", "world 2, train, seed 0", "squares"}
     assert card.metrics["squares"]["counts"]["images"] == 2
     assert "calibration_error" in card.metrics["validation"]
     assert card.data_checksum == data_checksum(config, 6)

@@ -25,6 +25,14 @@ Written by `tools/write_parameters.py` from the tables that the nodes declare. A
 defaults is `config/<node>.yaml`; give your own to the launch files with `params:=FILE`, or to a node with
 `--params-file FILE`. Topics are relative, so that namespaces and remapping work as everywhere:
 `-r image:=/camera/color/image_raw`.
+
+- The label map holds instances: its values are `Instance.label` of the same stamp. `label_info` maps the
+  classes, by the `class_id` of detections, and says the score threshold that holds.
+- Intrinsics are K for raw images and P for those whose topic is named rectified (`image_rect`,
+  `.../rect/...`), after region of interest and binning. D is not applied: subscribe to the rectified image of
+  a lens that needs it.
+- A lifecycle manager that is there when the segmentation node starts is left to configure and activate it;
+  where it may come later, set `autostart: false`. There is no bond: nav2's manager needs `bond_timeout: 0.0`.
 """
 
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "bench",
     "demo",
     "live-demo",
+    "fuzz",
 )
 # Where the module's name is not the command's.
 MODULES = {"eval": "evaluate", "show-batch": "show_batch", "live-demo": "live_demo"}

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rise_perception.core.config import LARGEST, build_config, shown
 from rise_perception.core.errors import DataError, RiseError
+from rise_perception.core.files import read_bounded
 
 Record = TypeVar("Record")
 
@@ -25,14 +24,14 @@ ANNOTATIONS = 2 << 30
 #: How deep lists and mappings may lie in each other. What walks through them does so recursively.
 DEEPEST = 24
 _LONGEST_NUMBER = 400  # digits; more than any float has
-_CLOSED = "restore it from where it came, or remove it"
+_REMEDY = "restore it from where it came, or remove it"
 
 
 def read_json(
     path: str | Path,
     most_bytes: int = SMALL,
     error: type[RiseError] = DataError,
-    remedy: str = _CLOSED,
+    remedy: str = _REMEDY,
     bulk: bool = False,
 ) -> Any:
     """Read a JSON file.
@@ -58,7 +57,7 @@ def read_record(
     record: type[Record],
     most_bytes: int = SMALL,
     error: type[RiseError] = DataError,
-    remedy: str = _CLOSED,
+    remedy: str = _REMEDY,
 ) -> Record:
     """Read a JSON file whose fields are those of a dataclass (:func:`.config.build_config`).
 
@@ -74,30 +73,11 @@ def read_record(
     return made
 
 
-def read_bounded(path: Path, most_bytes: int, error: type[RiseError], remedy: str = _CLOSED) -> bytes:
-    """The content of a regular file of at most ``most_bytes``.
-
-    Raises:
-        RiseError: of the class ``error``: it is missing, cannot be read, is larger, or is no file.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise error(f"{path} is no regular file; {remedy}")
-            content = file.read(most_bytes + 1)
-    except (OSError, ValueError) as problem:  # ValueError: a name with a NUL in it
-        raise error(f"{path}: {getattr(problem, 'strerror', None) or problem}; {remedy}") from None
-    if len(content) > most_bytes:
-        raise error(f"{path} is larger than {_megabytes(most_bytes)}; {remedy}")
-    return content
-
-
 def parse_json(
     content: bytes | str,
     where: str,
     error: type[RiseError] = DataError,
-    remedy: str = _CLOSED,
+    remedy: str = _REMEDY,
     bulk: bool = False,
 ) -> Any:
     """A value from the text of a JSON file; see :func:`read_json`."""
@@ -162,7 +142,3 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _megabytes(size: int) -> str:
-    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size} bytes"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-from pathlib import Path
 
 import numpy as np
 
@@ -136,19 +135,3 @@ def load_npy(content: bytes, where: str, most_bytes: int = 8 * MAX_PIXELS) -> np
         )
     flat = np.frombuffer(content, dtype, count, start)
     return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def read_file(path: Path, most_bytes: int) -> bytes:
-    """The content of a file that is no larger.
-
-    Raises:
-        ImageError: it cannot be read, or is larger.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read(most_bytes + 1)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror}); see that it is there") from None
-    if len(content) > most_bytes:
-        raise ImageError(f"{path}: the file is larger than {most_bytes >> 20} MiB; no picture is")
-    return content

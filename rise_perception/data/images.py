@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from rise_perception.core.errors import DataError, ImageError
-from rise_perception.core.files import write_bytes
-from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy, read_file
+from rise_perception.core.files import read_bounded, write_bytes
+from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy")
 #: Bytes of the largest image file: an uncompressed one of doubles.
@@ -263,7 +263,7 @@ def _read_array(path: str | Path) -> np.ndarray:
 
 
 def _read_whole(path: Path) -> bytes:
-    content = read_file(path, MAX_BYTES)
+    content = read_bounded(path, MAX_BYTES, ImageError, "give another file, or copy it again")
     if not content:
         raise ImageError(f"{path}: the file is empty")
     if _cut_off(content):

@@ -56,7 +56,7 @@ _RAW: dict[str, tuple[str, int, int]] = {
 }
 _MAX_SIDE = 1 << 15  # 32768: beyond any camera, and OpenCV's own limit for many operations
 #: Pixels of the largest image that a message may hold; a compressed one is asked before it is decoded.
-MAX_PIXELS = 32_000_000
+MAX_PIXELS = 36_000_000
 
 
 def pixels(message: Any) -> np.ndarray:

@@ -136,9 +136,9 @@ def lightness(rgb: Tensor, luminance: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W) in [0, 1].
     """
-    rgb = rgb.clamp(0, 1)
+    rgb = rgb.clamp(0.0, 1.0)
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    y = (linear * luminance).sum(1, keepdim=True).clamp(1e-6, 1)
+    y = (linear * luminance).sum(1, keepdim=True).clamp(min=1e-6)
     return torch.where(y > 216 / 24389, 1.16 * y ** (1 / 3) - 0.16, y * (24389 / 2700))
 
 

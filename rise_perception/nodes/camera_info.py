@@ -20,7 +20,7 @@ def is_rectified(topic: str) -> bool:
     parts = topic.rstrip("/").split("/")
     if parts[-1] in ("compressed", "compressedDepth"):
         parts.pop()
-    return "rect" in parts[-1]
+    return "rect" in parts or "rect" in parts[-1]
 
 
 def image_size(info: CameraInfo) -> tuple[int, int]:

@@ -136,6 +136,8 @@ class LearnerNode(Node):
         try:
             self._survey = self._learner.survey()
             self._learner.learn_outcomes()
+            if self._learner.watch() is not None:
+                self._diagnostics.error(self._learner.memory.last_verdict)
             if self._survey.total != self._tried:
                 if not (waits := self._learner.waiting()):
                     return Job()

@@ -31,6 +31,7 @@ from rise_perception.nodes.model_service import ModelService
 from rise_perception.nodes.outputs import Outputs, Result
 from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.places import Places
+from rise_perception.nodes.referral import ReferralServer, ReferralSettings
 from rise_perception.nodes.segment_service import SegmentService
 from rise_perception.nodes.segmentation_parameters import TABLE
 from rise_perception.nodes.services import answering
@@ -79,6 +80,7 @@ class SegmentationNode(LifecycleNode):
             self, lambda: self._given.model_store, lambda: self._segmenter, self._on_swapped
         )
         self._segment = SegmentService(self, lambda: "" if self._active else "the node is not active")
+        self._referral = ReferralServer(self, lambda: self._active, self._diagnostics.error)
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._listen_timer = self.create_timer(LISTEN_PERIOD, self._follow, clock=steady)
@@ -105,6 +107,7 @@ class SegmentationNode(LifecycleNode):
             self._diagnostics.error(f"{given.model!r} serves instead of the last version: {problem}")
         segmenter.warm_up()
         self._failure = ""
+        self._referral.load(ReferralSettings(given.refer_model, given.refer_catalogue, given.device))
         self._tracker.reset()
         self._outputs = Outputs(self, self._diagnostics.error)
         self._inputs = CameraInputs(self, given, self._diagnostics.error)
@@ -250,8 +253,11 @@ class SegmentationNode(LifecycleNode):
             target_from_camera=self._places.target_from_camera(frame),
         )
         label_map = outputs.publish_label_map(result)
+        if (found := self._referral.take_target()) is not None:
+            self._target = found
         latency = outputs.publish_instances(result, label_map, self._target)
         self._segment.offer(result)
+        self._referral.offer(result)
         self._diagnostics.frame(latency, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9)
 
     # -- executor ----------------------------------------------------------------------------------
@@ -265,12 +271,13 @@ class SegmentationNode(LifecycleNode):
         if self._inputs.has_depth_info:
             self._transforms.listen()
         self._announce()
-        wanted = self._outputs.wanted() or self._segment.waits
+        wanted = self._outputs.wanted() or self._segment.waits or self._referral.waits
         if wanted and not self._inputs.is_open:
             self._inputs.open()
         elif not wanted and self._inputs.is_open:
             self._inputs.close()
             self._segment.forget()
+            self._referral.forget()
 
     @answering
     def _on_set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> SetTarget.Response:

@@ -85,6 +85,20 @@ TABLE = ParameterTable(
                 change=LIVE,
             ),
         },
+        "Sentences": {
+            "refer_model": Parameter(
+                "auto",
+                "What answers ~/refer and ~/expression: folder or name of a referring model, auto for the "
+                "shipped one, or none: the grammar alone, which knows no kinds.",
+                change=CONFIGURE,
+            ),
+            "refer_catalogue": Parameter(
+                "",
+                "JSON file that gives names of your goods a meaning, as in {'fizzy pop': 'red can'} with "
+                "double quotes; empty for none.",
+                change=CONFIGURE,
+            ),
+        },
         "Node": {
             "latency_budget_ms": Parameter(
                 200.0,

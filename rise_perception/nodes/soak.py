@@ -129,7 +129,7 @@ class _Camera:
             if node.poll() is not None:
                 raise RiseError(f"the node ended with status {node.poll()}:\n{node.log_tail()}")
             if now >= next_look:
-                self.memory.append(_resident(node.pid))
+                self.memory.append(resident(node.pid))
                 next_look += 1.0
                 progress.update()
             if now >= due:
@@ -170,7 +170,7 @@ def _messages(frame: Frame) -> dict[str, Any]:
     return messages
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """MB of memory that a process holds; 0 once it has gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 2**20

@@ -52,7 +52,6 @@ class ReferringSteps:
         weight_decay: of AdamW, both.
         pixels: weight of the pixel loss beside that of pi.
         blind: share of the sentences that are asked without their prior, so that the head can do without.
-        precision: ``fp32``, or ``bf16`` for the crop encoder.
         threads: CPU threads; 0 leaves PyTorch's choice.
         seed: seeds weights, order and augmentation.
     """
@@ -66,7 +65,6 @@ class ReferringSteps:
     weight_decay: float = 0.02
     pixels: float = 0.5
     blind: float = 0.1
-    precision: str = "fp32"
     threads: int = 0
     seed: int = 0
 
@@ -78,7 +76,6 @@ class ReferringSteps:
         for name in ("weight_decay", "pixels", "threads"):
             require(getattr(self, name) >= 0, f"optimisation.{name}", getattr(self, name), "0 or more")
         require(0 <= self.blind < 1, "optimisation.blind", self.blind, "in [0, 1)")
-        require(self.precision in ("fp32", "bf16"), "optimisation.precision", self.precision, "fp32 or bf16")
 
 
 @dataclass(frozen=True)

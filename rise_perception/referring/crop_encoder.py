@@ -2,65 +2,52 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rise_perception.language.vocabulary import KINDS
-from rise_perception.referring.crops import CHANNELS
+from rise_perception.referring.descriptors import LENGTH
 
 #: Outputs of the kind classifier: the kinds that have a name, and one for what has none.
 OUTPUTS = len(KINDS) + 1
+#: Descriptors are cut off at so many deviations.
+_LIMIT = 5.0
 
 
 class CropEncoder(nn.Module):
-    """A small residual network.
+    """Two layers behind the descriptors of a crop.
 
     Args:
-        width: of the first stage; the others have two and four times as many channels.
+        features: width of the vectors.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, features: int = 96) -> None:
         super().__init__()
-        self.features = 4 * width
-        self.stem = _convolution(CHANNELS, width, 2)
-        self.stages = nn.Sequential(
-            _Block(width, width),
-            _convolution(width, 2 * width, 2),
-            _Block(2 * width, 2 * width),
-            _convolution(2 * width, 4 * width, 2),
-            _Block(4 * width, 4 * width),
-        )
-        self.kinds = nn.Linear(self.features, OUTPUTS)
+        self.features = features
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.zeros(LENGTH))
+        self.register_buffer("deviation", torch.ones(LENGTH))
+        self.look = nn.Sequential(nn.Dropout(0.2), nn.Linear(LENGTH, features), nn.ReLU())
+        self.kinds = nn.Sequential(nn.Dropout(0.4), nn.Linear(features, OUTPUTS))
 
-    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+    def fit(self, descriptors: np.ndarray) -> None:
+        """Take mean and deviation from (N, LENGTH) descriptors."""
+        self.mean.copy_(torch.from_numpy(descriptors.mean(0)))
+        self.deviation.copy_(torch.from_numpy(descriptors.std(0) + 1e-3))
+
+    def forward(self, descriptors: Tensor) -> tuple[Tensor, Tensor]:
         """Encode crops.
 
         Args:
-            crops: (N, 6, 48, 48) uint8 (:func:`rise_perception.referring.crops.cut_crops`).
+            descriptors: (N, LENGTH) float32 (:func:`rise_perception.referring.descriptors.describe`).
 
         Returns:
             (N, features) float32 vectors, and (N, 9) logits of the kinds and of "no name".
         """
-        x = (crops.float() - 128) / 64
-        x = self.stages(self.stem(x)).mean((2, 3))
-        return x, self.kinds(functional.dropout(x, 0.2, self.training))
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, inner, 1)
-        self.second = nn.Sequential(nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(x + self.second(self.first(x)))
-
-
-def _convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
-    )
+        vectors = self.look(((descriptors - self.mean) / self.deviation).clamp(-_LIMIT, _LIMIT))
+        return vectors, self.kinds(vectors)
 
 
 def kind_probabilities(logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from rise_perception.referring.answer import Status, Thresholds, judge
 from rise_perception.referring.features import SAME
 from rise_perception.referring.head import ReferringHead, collate
-from rise_perception.referring.head_training import Example
+from rise_perception.referring.head_training import Example, on_device
 
 #: Of the sentences that fit, and of the others, at least this share is to be answered rightly.
 WANTED = 0.8
@@ -29,7 +29,7 @@ def answer_all(
     for start in range(0, len(examples), batch):
         part = examples[start : start + batch]
         asked = collate([e.question for e in part], head.config.embedding)
-        logs, _ = head(type(asked)(*(t.to(device) for t in vars(asked).values())))
+        logs, _ = head(on_device(asked, device))
         pi = logs.exp().double().cpu().numpy()
         found += [np.append(row[: len(e.question.scene)], row[-1]) for row, e in zip(pi, part, strict=True)]
     return found

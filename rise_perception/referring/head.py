@@ -48,7 +48,7 @@ class HeadConfig:
         dropout: in all attention.
     """
 
-    crop: int = 128
+    crop: int = 96
     embedding: int = 64
     width: int = 96
     heads: int = 4
@@ -128,11 +128,15 @@ class ReferringHead(nn.Module):
             assert self.draw.bias is not None
             nn.init.zeros_(self.draw.bias)
 
-    def forward(self, asked: Questions) -> tuple[Tensor, Tensor]:
+    def forward(self, asked: Questions, with_pixels: bool = False) -> tuple[Tensor, Tensor | None]:
         """Answer sentences.
 
+        Args:
+            asked: B sentences; without ``with_pixels`` their masks and pictures play no part.
+            with_pixels: draw P, too.
+
         Returns:
-            (B, N + 1) log of pi, null last, padding -inf; and (B, h, w) logits of P.
+            (B, N + 1) log of pi, null last, padding -inf; and (B, h, w) logits of P, or None.
         """
         words = self.text(asked.words) + self.place[: asked.words.shape[1]]
         for layer in self.read:
@@ -146,7 +150,7 @@ class ReferringHead(nn.Module):
             )
         logits = self.score(tokens)[..., 0] + self.trust * prior_logits(asked)
         logs = logits.masked_fill(~present, -torch.inf).log_softmax(-1)
-        return logs, self._pixels(logs, tokens[:, -1], asked)
+        return logs, self._pixels(logs, tokens[:, -1], asked) if with_pixels else None
 
     def _pixels(self, logs: Tensor, sentence: Tensor, asked: Questions) -> Tensor:
         """(B, h, w) logits of P."""
@@ -193,18 +197,21 @@ class Question:
     prior: Meaning | None
 
 
-def collate(questions: Sequence[Question], embedding: int) -> Questions:
+def collate(questions: Sequence[Question], embedding: int, with_pixels: bool = False) -> Questions:
     """Pad questions into a batch; their scenes' grids may differ, too.
 
     Args:
         questions: at least one.
         embedding: width of the segmenter's embeddings that the head reads; others are cut or filled up.
+        with_pixels: fill in masks and pictures; otherwise their grid has one cell, which is empty.
     """
     count = len(questions)
     most = max(1, *(len(q.scene) for q in questions))
     length = max(1, *(len(q.words) for q in questions))
-    height = max(q.scene.picture.shape[1] for q in questions)
-    width = max(q.scene.picture.shape[2] for q in questions)
+    height = width = 1
+    if with_pixels:
+        height = max(q.scene.picture.shape[1] for q in questions)
+        width = max(q.scene.picture.shape[2] for q in questions)
     inputs = questions[0].items.shape[1] + MEASURES + embedding
     items = np.zeros((count, most, inputs), np.float32)
     masks = np.zeros((count, most, height, width), np.float32)
@@ -217,8 +224,9 @@ def collate(questions: Sequence[Question], embedding: int) -> Questions:
         own = q.scene.embeddings[:, :embedding]
         known = np.concatenate([q.items, q.scene.measures(), own], 1)
         items[row, :n, : known.shape[1]] = known
-        masks[row, :n, :h, :w] = q.scene.masks.astype(np.float32) / 255
-        picture[row, :, :h, :w] = (q.scene.picture.astype(np.float32) - 128) / 64
+        if with_pixels:
+            masks[row, :n, :h, :w] = q.scene.masks.astype(np.float32) / 255
+            picture[row, :, :h, :w] = (q.scene.picture.astype(np.float32) - 128) / 64
         words[row, : len(q.words)] = q.words
         present[row, :n], spoken[row, : max(1, len(q.words))] = True, True
         if q.prior is not None:

@@ -19,13 +19,16 @@ from rise_perception.language.parser import parse
 from rise_perception.language.vocabulary import NotUnderstood
 from rise_perception.referring.config import ReferringSteps
 from rise_perception.referring.features import Features
-from rise_perception.referring.head import Question, ReferringHead, collate, write_down
+from rise_perception.referring.head import Question, Questions, ReferringHead, collate, write_down
 from rise_perception.referring.kind_training import rate_factor
 from rise_perception.referring.model import ReferringModel
 from rise_perception.referring.priors import Asked, Prior
 from rise_perception.referring.referrer import encode
 from rise_perception.referring.text import TextEncoder
 from rise_perception.training.train_state import load_state, save_state
+
+#: Of a batch, so many masks take part in the pixel loss, whose convolution costs more than all the rest.
+_DRAWN = 8
 
 
 @dataclass(frozen=True)
@@ -160,23 +163,29 @@ def head_loss(
         dataclasses.replace(e.question, prior=None) if hide else e.question
         for e, hide in zip(batch, hidden, strict=True)
     ]
-    asked = collate(questions, head.config.embedding)
-    asked = type(asked)(*(t.to(device) for t in vars(asked).values()))
-    logs, logits = head(asked)
+    logs, _ = head(on_device(collate(questions, head.config.embedding), device))
     target = torch.zeros(logs.shape)
     for row, example in enumerate(batch):
         target[row, : len(example.target) - 1] = torch.from_numpy(example.target[:-1])
         target[row, -1] = float(example.target[-1])
     loss = -(target.to(device) * logs.masked_fill(logs.isneginf(), 0.0)).sum(-1).mean()
-    drawn = [row for row, example in enumerate(batch) if example.mask is not None]
+    drawn = [row for row, example in enumerate(batch) if example.mask is not None][:_DRAWN]
     if not pixels or not drawn:
         return loss
-    truth = torch.zeros(len(drawn), *logits.shape[1:])
+    shown = collate([questions[k] for k in drawn], head.config.embedding, with_pixels=True)
+    _, logits = head(on_device(shown, device), with_pixels=True)
+    assert logits is not None
+    truth = torch.zeros(logits.shape)
     for row, k in enumerate(drawn):
         mask = batch[k].mask
         assert mask is not None
         truth[row, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
-    return loss + pixels * pixel_loss(logits[drawn], truth.to(device), torch.ones_like(truth, device=device))
+    return loss + pixels * pixel_loss(logits, truth.to(device), torch.ones_like(truth, device=device))
+
+
+def on_device(asked: Questions, device: str) -> Questions:
+    """Questions with their tensors elsewhere."""
+    return Questions(*(tensor.to(device) for tensor in vars(asked).values()))
 
 
 def pixel_loss(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, ModelError, require
+from rise_perception.core.errors import ConfigError, ModelError
 from rise_perception.core.files import atomic_write, write_json
 from rise_perception.network.card import CARD, WEIGHTS, file_checksum
 from rise_perception.referring.answer import Thresholds
@@ -30,24 +30,13 @@ class ReferringConfig:
     """Sizes of a referring model.
 
     Attributes:
-        crop_width: channels of the crop encoder's first stage.
         head: of the referring head.
         text: folder of a pretrained text encoder of the transformers library that the head was trained with;
             empty: its own.
     """
 
-    crop_width: int = 32
     head: HeadConfig = field(default_factory=HeadConfig)
     text: str = ""
-
-    def __post_init__(self) -> None:
-        require(self.crop_width >= 1, "network.crop_width", self.crop_width, "at least 1")
-        require(
-            self.head.crop == 4 * self.crop_width,
-            "network.head.crop",
-            self.head.crop,
-            f"4 crop_width = {4 * self.crop_width}",
-        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +79,7 @@ class ReferringModel(nn.Module):
     def __init__(self, config: ReferringConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = CropEncoder(config.crop_width)
+        self.encoder = CropEncoder(config.head.crop)
         self.head = ReferringHead(config.head)
 
 

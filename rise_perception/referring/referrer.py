@@ -24,6 +24,7 @@ from rise_perception.language.vocabulary import NotUnderstood
 from rise_perception.network.card import CARD
 from rise_perception.referring.answer import Referral, Thresholds, decide, not_understood
 from rise_perception.referring.crop_encoder import kind_probabilities
+from rise_perception.referring.descriptors import describe
 from rise_perception.referring.head import Question, Questions, collate, write_down
 from rise_perception.referring.model import ReferringCard, ReferringModel, load_referring_model
 from rise_perception.referring.priors import Asked, Prior, grammar_prior
@@ -159,7 +160,7 @@ def encode(model: ReferringModel, scene: Scene, device: torch.device) -> tuple[S
     if not len(scene):
         width = model.config.head.crop
         return scene.with_kinds(np.zeros((0, 8), np.float32)), np.zeros((0, width + 8), np.float32)
-    vectors, logits = model.encoder(torch.from_numpy(scene.crops).to(device))
+    vectors, logits = model.encoder(torch.from_numpy(describe(scene.crops)).to(device))
     kinds = kind_probabilities(logits)
     items = torch.cat([vectors, kinds], 1).float().cpu().numpy()
     return scene.with_kinds(items[:, vectors.shape[1] :]), items

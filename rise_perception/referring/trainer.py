@@ -61,7 +61,7 @@ def train_referring(
         return parts
 
     cut = [true_crops(open_pairs(path)) for path in config.data.kinds]
-    crops, kinds = (torch.from_numpy(np.concatenate(part)) for part in zip(*cut, strict=True))
+    crops, kinds = (np.concatenate(part) for part in zip(*cut, strict=True))
     train_kinds(model.encoder, crops, kinds, steps, out / KINDS_STATE, device)
     examples: list[Example] = []
     for features, names in read(config.data.train):

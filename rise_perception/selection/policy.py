@@ -9,12 +9,15 @@ policy starts as the cascade: its logits are the cascade's, plus a network whose
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rise_perception.core.errors import ModelError, require
+from rise_perception.core.files import atomic_write
 from rise_perception.selection.candidates import ACTIONS, STATE, Candidates
 from rise_perception.selection.selectors import Cascade, Selector
 
@@ -158,15 +161,16 @@ class Policy:
         """The network's weights."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
-    def save(self, path: str) -> None:
-        """Write the weights as safetensors."""
-        save_file(self.state(), path)
+    def save(self, path: Path) -> None:
+        """Write the weights as safetensors, atomically."""
+        with atomic_write(path) as temporary:
+            save_file(self.state(), temporary)
 
-    def load(self, path: str) -> None:
+    def load(self, path: Path) -> None:
         """Read weights; ModelError where they are damaged or of another size."""
         try:
             self.network.load_state_dict(load_file(path))
-        except Exception as error:
+        except (SafetensorError, OSError, RuntimeError) as error:
             raise ModelError(f"policy {path} cannot be read ({error}); remove it to start anew") from error
 
     def _step(self, objective: Tensor, candidates: Candidates, logs: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +14,8 @@ from rise_perception.training.boxes import masks_to_boxes, to_centre, to_corners
 from rise_perception.training.matching import Targets
 
 SELECTORS = ("cascade", "threshold", "quantile", "reversed", "soft")
+#: Selectors of :mod:`rise_perception.training.learned_choice`; where none is at hand, they are the cascade.
+LEARNED = ("policy", "regressor", "random")
 #: What ``soft`` takes for noise: predictions that are trusted less are no target.
 LEAST_TRUST = 0.1
 #: Of this many predictions of an image, the best by class, the masks are rated.
@@ -32,7 +35,8 @@ class SelfSupervisionConfig:
     Attributes:
         selector: ``cascade`` (class threshold, then quantile; Eq. 6), ``threshold`` or ``quantile`` alone,
             ``reversed`` (quantile, then class threshold), or ``soft``: no threshold, every target counts in
-            the loss by how much it is trusted.
+            the loss by how much it is trusted. Others learn on labelled images what is worth believing:
+            ``policy``, ``regressor``, and as their control ``random``.
         trust: what is compared with the thresholds: the ``class`` score (the paper), or ``class_times_mask``,
             that score times the mask's quality, the mean probability of its pixels.
         class_threshold: lowest class score at the start and at the end of the training; the paper has
@@ -68,7 +72,7 @@ class SelfSupervisionConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("selector", SELECTORS),
+            ("selector", (*SELECTORS, *LEARNED)),
             ("trust", ("class", "class_times_mask")),
             ("quantile_method", ("nearest", "lower", "linear")),
             ("teacher", ("student", "average")),
@@ -134,7 +138,7 @@ def select(scores: Tensor, config: SelfSupervisionConfig, iteration: int, iterat
     threshold = class_threshold(config, iteration, iterations)
     level = quantile_level(config, iteration, iterations)
     kept = torch.ones_like(scores, dtype=torch.bool)
-    if config.selector in ("cascade", "threshold"):
+    if config.selector in ("cascade", "threshold", *LEARNED):
         kept = scores >= threshold
     if config.selector != "threshold" and kept.any():
         limit = scores[kept].quantile(level, interpolation=config.quantile_method)
@@ -142,6 +146,15 @@ def select(scores: Tensor, config: SelfSupervisionConfig, iteration: int, iterat
     if config.selector == "reversed":
         kept = kept & (scores >= threshold)
     return kept
+
+
+class Choice(Protocol):
+    """Selects predictions by more than their scores."""
+
+    def select(
+        self, outputs: QueryOutputs, image: int, scores: Tensor, iteration: int, iterations: int
+    ) -> Tensor:
+        """(Q,) bool, which predictions of an image are believed."""
 
 
 @torch.no_grad()
@@ -152,6 +165,7 @@ def pseudo_targets(
     iteration: int,
     iterations: int,
     to_strong: Tensor | None = None,
+    choice: Choice | None = None,
 ) -> list[Targets]:
     """What the teacher sees in the "before" images, joined with the objects that were pasted on them.
 
@@ -164,6 +178,7 @@ def pseudo_targets(
         iteration, iterations: the step t of T.
         to_strong: (B, 2, 3) float32, where a point of the teacher's view is in the student's, in fractions of
             the input; None where both have one geometry.
+        choice: selects in place of :func:`select`.
 
     Returns:
         B targets in the student's views: the pasted objects first, then the pseudo-labels with the identity
@@ -176,7 +191,11 @@ def pseudo_targets(
         scores, classes = outputs.logits[index].float().sigmoid().max(-1)
         if config.trust == "class_times_mask":
             scores = scores * _mask_qualities(outputs, index, scores, limit)
-        query = select(scores, config, iteration, iterations).nonzero().flatten()
+        if choice is None:
+            trusted = select(scores, config, iteration, iterations)
+        else:
+            trusted = choice.select(outputs, index, scores, iteration, iterations)
+        query = trusted.nonzero().flatten()
         query = query[scores[query].argsort(descending=True)]
         probabilities = _probabilities(outputs, index, query)
         boxes = outputs.boxes[index, query].float()

@@ -22,12 +22,13 @@ from rise_perception.evaluation.comparison import Row
 from rise_perception.network.card import CARD, ModelCard, file_checksum, read_card
 from rise_perception.simulation.world_source import WorldConfig, WorldImages, free_cores, start_renderers
 from rise_perception.training.assessment import assess
-from rise_perception.training.batches import Scenes, open_source
+from rise_perception.training.batches import open_source
+from rise_perception.training.calibration import calibrate
 from rise_perception.training.config import TrainConfig
 from rise_perception.training.distributed import processes, rank
 from rise_perception.training.trainer import Trainer
 from rise_perception.training.training_page import write_page
-from rise_perception.training.validation import validate
+from rise_perception.training.validation import predicted_pairs, rated, validate
 
 #: What the steps themselves cannot use of the time that `--hours` gives: threshold and measurements need it.
 KEPT_BACK = 0.05
@@ -79,7 +80,7 @@ def stop_by_signal(trainer: Trainer) -> Iterator[None]:
 def train(
     config: TrainConfig, command: str, device: str = "cpu", revision: str = "", hours: float = 0.0
 ) -> ModelCard:
-    """Train, choose the threshold, measure, and write model, card and page into ``config.out``.
+    """Train, calibrate, choose the threshold, measure, and write model, card and page into ``config.out``.
 
     Args:
         config: what to train on what.
@@ -125,7 +126,7 @@ def _render(config: TrainConfig) -> None:
 
 
 def finish(config: TrainConfig, command: str, device: str, shown: int) -> list[Row]:
-    """Threshold, measurements, data checksum and page of the model in ``config.out``.
+    """Calibration, threshold, measurements, data checksum and page of the model in ``config.out``.
 
     Args:
         config: of its training.
@@ -142,6 +143,7 @@ def finish(config: TrainConfig, command: str, device: str, shown: int) -> list[R
         validation: Any = config.data.validation
         if isinstance(validation, WorldConfig):
             validation = WorldImages(validation, cache, classes, depth)
+        calibrate(out, lambda model: rated(predicted_pairs(model, validation, device)))
         validate(out, validation, device)
     rows, skipped = [], {}
     for data in config.evaluation:
@@ -182,9 +184,3 @@ def data_checksum(config: TrainConfig, shown: int) -> str:
 
 def _checksums(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(file_checksum(path) for path in paths).encode()).hexdigest()
-
-
-def images_there(config: TrainConfig, shown: int) -> int:
-    """How many different images the training has drawn from after ``shown`` draws."""
-    sources = Scenes(config).labelled.sources
-    return sum(s.pool(shown) if isinstance(s, WorldImages) else len(s) for s in sources)

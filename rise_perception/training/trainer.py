@@ -31,8 +31,15 @@ from rise_perception.training.distributed import (
     start_processes,
     wait_for_all,
 )
+from rise_perception.training.learned_choice import SELECTOR, LearnedChoice
 from rise_perception.training.matching import Targets
-from rise_perception.training.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets, unlabelled_factor
+from rise_perception.training.pseudo_labels import (
+    LEARNED,
+    UNKNOWN,
+    class_threshold,
+    pseudo_targets,
+    unlabelled_factor,
+)
 from rise_perception.training.total_loss import unified_loss
 from rise_perception.training.train_state import MovingAverage, load_state, save_state, saved_seconds
 from rise_perception.training.validation import LabelledImages, ap50
@@ -92,6 +99,10 @@ class Trainer:
         self.optimiser = make_optimiser(self.network, optimisation)
         self.iteration, self.stopping = 0, False
         self._limit, self._spent, self._begun = 3600 * hours, 0.0, time.monotonic()
+        learns = config.self_supervision.selector in LEARNED and bool(config.data.unlabelled)
+        self.choice = LearnedChoice(config.self_supervision, optimisation.seed) if learns else None
+        if self.choice and resumes:
+            self.choice.load(self.out / SELECTOR)
         if resumes:
             self.iteration = load_state(self.out / CHECKPOINT, self.network, self.average, self.optimiser)
             self._spent = saved_seconds(self.out / CHECKPOINT)
@@ -268,10 +279,9 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             pseudo = self.pseudo_labels(batch) if factor else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = unified_loss(
-                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, weights
-            )
-        values = {}
+            outputs = self.predictions(batch, pseudo)
+            losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, weights)
+        values = self.choice.learn_from(outputs, batch, self.share) if self.choice else {}
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
             values["pseudo_labels/per_image"] = count / len(pseudo)
@@ -300,6 +310,7 @@ class Trainer:
             self.iteration,
             self.planned,
             batch.to_strong,
+            self.choice,
         )
         self.network.train()
         return targets
@@ -318,6 +329,8 @@ class Trainer:
         if rank() == 0:
             state = (self.network, self.average, self.optimiser)
             save_state(self.out / CHECKPOINT, self.iteration, *state, self.seconds)
+            if self.choice:
+                self.choice.save(self.out / SELECTOR)
             with (self.out / HISTORY).open("a") as stream:
                 stream.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
         wait_for_all()

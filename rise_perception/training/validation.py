@@ -25,9 +25,9 @@ from rise_perception.network.card import CARD, ModelCard, read_card
 LOWEST_SCORE = 0.02
 #: A guess is right when it overlaps a true object by at least this (intersection over union).
 MATCH_IOU = 0.5
-#: Recall counts this many times as much as precision (F-beta): confidence falls on a real camera, and a grasp
-#: planner can drop instances by their score, but it cannot pick what was never reported.
-RECALL_WEIGHT = 3.0
+#: Recall counts this many times as much as precision (F-beta): a grasp planner can drop instances by their
+#: score and cannot pick what was never reported, but a wall that is reported costs a grasp, too.
+RECALL_WEIGHT = 1.5
 #: Thresholds to choose from.
 THRESHOLDS = np.round(np.arange(0.05, 0.91, 0.05), 2)
 

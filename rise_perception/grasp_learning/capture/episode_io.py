@@ -19,12 +19,12 @@ import numpy as np
 
 from rise_perception.core.config import build_config, typed
 from rise_perception.core.errors import ConfigError, DataError, RiseError, require
-from rise_perception.core.files import write_bytes
+from rise_perception.core.files import read_bounded, write_bytes
 from rise_perception.core.frame import CameraIntrinsics, Frame
 from rise_perception.core.instances import Instances
 from rise_perception.core.json_files import read_json
 from rise_perception.core.rle import decode_runs, encode_runs
-from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy, read_file
+from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy
 from rise_perception.data.images import encode_image
 from rise_perception.grasp_learning.capture.episode import (
     Calibration,
@@ -225,7 +225,7 @@ def _decode_side(folder: Path, name: str, record: SideRecord, digests: dict[str,
 
     def content(kind: str) -> bytes:
         file = f"{name}{kind}"  # never a name out of the JSON: a store may come from anywhere
-        data = read_file(folder / file, MAX_FILE_BYTES)
+        data = read_bounded(folder / file, MAX_FILE_BYTES, DataError, "delete the episode")
         if hashlib.sha256(data).hexdigest() != digests.get(file):
             raise DataError(f"{file} is damaged: its checksum differs")
         return data

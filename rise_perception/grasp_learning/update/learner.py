@@ -35,6 +35,7 @@ from rise_perception.grasp_learning.update.gate import (
 from rise_perception.grasp_learning.update.memory import read_memory, write_memory
 from rise_perception.grasp_learning.update.model_store import Current, ModelStore, StoredModel
 from rise_perception.grasp_learning.update.outcomes import OutcomeReader, fit_pick_success, information
+from rise_perception.grasp_learning.update.probation import CERTAIN, picks_worse, weights_of
 from rise_perception.grasp_learning.update.scene_split import SceneSplit
 from rise_perception.grasp_learning.update.selection import EpisodeCheck, faulty_scenes, sampled
 from rise_perception.grasp_learning.update.update import (
@@ -229,6 +230,32 @@ class OnlineLearner:
         write_down(self.models.root, {**said, "episodes": len(outcomes)})
         return self.models.find(card.version)
 
+    def watch(self) -> Current | None:
+        """Take serving weights back whose grasps succeed less often than those before them.
+
+        Returns:
+            what serves instead; None when nothing has changed.
+        """
+        serving, current = self.models.serving(), self.models.current()
+        if current is None or self.memory.paused:
+            return None
+        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        outcomes = list(self._outcomes.read(believed, self.scenes.scene).values())
+        loss = picks_worse(outcomes, serving.version)
+        earlier = [v for v in current.history if weights_of(v) != weights_of(serving.version)]
+        if loss < CERTAIN or not earlier:
+            return None
+        try:
+            result = self.rollback(earlier[-1])
+        except ModelError:  # it has gone to make room
+            return None
+        reason = f"{serving.version} picks worse than {earlier[-1]} before it (probability {loss:.3f})"
+        self._remember(last_verdict=f"taken back: {reason}")
+        write_down(
+            self.models.root, {"verdict": "taken back", "reason": reason, "candidate": serving.version}
+        )
+        return result
+
     def _head(self) -> dict[str, object]:
         """What the serving card says about pick success."""
         metrics = self.models.serving().card.metrics
@@ -353,8 +380,11 @@ class OnlineLearner:
             Stopped: by ``stop``.
         """
         # By the anchors' content: another file under the same name is another measure.
-        weights = version.rpartition("-")[2]
-        key = f"{weights} {file_checksum(Path(self.config.heldout_anchors))[:16]}" if version else ""
+        key = (
+            f"{weights_of(version)} {file_checksum(Path(self.config.heldout_anchors))[:16]}"
+            if version
+            else ""
+        )
         if key and key in self.memory.anchors:
             return AnchorFigures(*self.memory.anchors[key])
         found = measure_anchors(folder, self.config.heldout_anchors, self.config.device)

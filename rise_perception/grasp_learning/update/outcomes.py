@@ -36,11 +36,13 @@ class GraspOutcome:
         scene: the tote or pile that it was in: grasps of one scene resemble each other.
         features: (D,) of the mask, see :func:`rise_perception.inference.pick_success.pick_features`.
         success: one item was held.
+        version: of the model whose mask it was.
     """
 
     scene: str
     features: np.ndarray
     success: bool
+    version: str = ""
 
 
 def outcome_of(episode: Episode, labels: EpisodeLabels, scene: str) -> GraspOutcome | None:
@@ -55,7 +57,7 @@ def outcome_of(episode: Episode, labels: EpisodeLabels, scene: str) -> GraspOutc
     one[rows[0]] = True
     features = pick_features(found, episode.before.frame.depth)[rows[0]]
     success = grasp.outcome == Outcome.SUCCESS and labels.verdict != Verdict.DOUBLE
-    return GraspOutcome(scene, features, success)
+    return GraspOutcome(scene, features, success, episode.model_version)
 
 
 class OutcomeReader:

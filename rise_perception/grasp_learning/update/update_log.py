@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rise_perception.core.errors import DataError
-from rise_perception.core.files import write_text
-from rise_perception.core.json_files import parse_json, read_bounded
+from rise_perception.core.files import read_bounded, write_text
+from rise_perception.core.json_files import parse_json
 from rise_perception.grasp_learning.update.model_store import ModelStore
 
 DIARY = "updates.jsonl"
@@ -63,7 +63,7 @@ def read_history(root: Path) -> list[dict[str, Any]]:
 def _lines(path: Path) -> list[str]:
     """Those of the diary; none where there is none, or one that has grown beyond measure."""
     try:
-        return read_bounded(path, MAX_BYTES, DataError).decode(errors="replace").splitlines()
+        return read_bounded(path, MAX_BYTES, DataError, "remove it").decode(errors="replace").splitlines()
     except DataError:
         return []
 
