@@ -33,7 +33,7 @@ check: venv lint
 	@$(RUN) $(PYTEST) -m "not slow" -q
 
 docs: venv
-	@test -x $(BIN)/mkdocs || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	@test -x $(BIN)/mkdocs || $(BIN)/python tools/extra.py docs | xargs -d '\n' $(BIN)/python -m pip install --quiet
 	@$(BIN)/mkdocs build --strict
 
 lint: venv
