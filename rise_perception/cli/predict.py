@@ -15,6 +15,7 @@ EXAMPLES = """\
 examples:
   rise predict photos/ --out result
   rise predict 'bin/*-color.png' --depth bin --depth-scale 0.0001 --out result
+  rise predict new/ --reference empty/ --out result
   rise predict scene.png --model models/mine --device cuda --score 0.3 --out result
 
 For the picture NAME.png it writes into the folder OUT:
@@ -22,6 +23,8 @@ For the picture NAME.png it writes into the folder OUT:
   NAME.instances.json   image, model, time, and each instance in COCO's conventions
   NAME.overlay.png      the picture with the instances in colour
 A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
+REFERENCE is a folder of pictures of the same place without items (depth beside them is used where it is given
+here, too): instances of which almost nothing differs from their median are left out.
 Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
 """
 
@@ -38,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="METRES_PER_UNIT",
         help="what 1 means in a depth image, in metres (default: 0.001 for integers, 1 for floats)",
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="DIR", help="pictures of the place without items, camera unmoved"
     )
     add_model_arguments(parser)
 
@@ -68,19 +74,24 @@ def run(args: argparse.Namespace) -> int:
     _check_names(pictures)
     depths = _find_depths(pictures, args.depth)
     segmenter = load_segmenter(args, has_depth=args.depth is not None)
+    reference = load_reference(args.reference, args.depth_scale) if args.reference else None
     args.out.mkdir(parents=True, exist_ok=True)
+    stale: list[str] = []
     failures: list[str] = []
     found = 0
     start = time.perf_counter()
     for picture in tqdm(pictures, unit="image", dynamic_ncols=True):
         try:
-            found += _predict(segmenter, picture, depths.get(picture), args)
+            found += _predict(segmenter, picture, depths.get(picture), args, reference, stale)
         except RiseError as error:
             message = str(error)
             failures.append(message if str(picture) in message else f"{picture}: {message}")
     done = len(pictures) - len(failures)
     rate = done / (time.perf_counter() - start)
     print(f"{found} instances in {done} images ({rate:.1f} images/s, model {segmenter.version}): {args.out}")
+    if stale:
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        print(f"rise: warning: --reference was left out: {stale[0]}{more}", file=sys.stderr)
     for failure in failures:
         print(f"rise: error: {failure}", file=sys.stderr)
     return 2 if failures else 0
@@ -104,7 +115,32 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
     return segmenter
 
 
-def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argparse.Namespace) -> int:
+def load_reference(folder: Path, depth_scale: float | None) -> Any:
+    """The reference of a folder of pictures without items.
+
+    Raises:
+        DataError: no picture, or pictures of different sizes.
+    """
+    from rise_perception.core.frame import Frame
+    from rise_perception.data.annotated import find_depth
+    from rise_perception.data.images import list_images, read_depth, read_image
+    from rise_perception.inference.reference import Reference
+
+    frames = []
+    for picture in list_images([folder]):
+        depth = find_depth(picture, folder)
+        frames.append(Frame(read_image(picture), read_depth(depth, depth_scale) if depth else None))
+    return Reference.of(frames)
+
+
+def _predict(
+    segmenter: Any,
+    picture: Path,
+    depth_file: Path | None,
+    args: argparse.Namespace,
+    reference: Any,
+    stale: list[str],
+) -> int:
     """Segment one image and write its three files; returns the number of instances."""
     from rise_perception.core.files import write_json
     from rise_perception.core.regions import instances_json
@@ -114,6 +150,9 @@ def _predict(segmenter: Any, picture: Path, depth_file: Path | None, args: argpa
     image = read_image(picture)
     depth = read_depth(depth_file, args.depth_scale) if depth_file else None
     instances = segmenter(image, depth)
+    if reference is not None:
+        instances, why = reference.keep_changed(instances, image, depth)
+        stale += [f"{picture}: {why}"] if why else []
     write_image(args.out / f"{picture.stem}.label.png", instances.label_map)
     write_image(args.out / f"{picture.stem}.overlay.png", draw_overlay(image, instances, scores=True))
     content = {

@@ -1,8 +1,8 @@
 """A reference: the place without items. What has not changed against it is no item, whatever a model says.
 
-Works with any model: instances of which almost nothing stands out from the reference are dropped. A reference
-that no longer fits (the camera was moved, the place was rebuilt) would drop true items; it is recognised by how
-much has changed where no instance is, and left out.
+Works with any model: instances of which almost nothing stands out from the reference are dropped. One that no
+longer fits (the camera was moved, the place was rebuilt) would drop true items; it is recognised by how much
+has changed where no instance is, and left out.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Reference:
         chosen = [frames[k] for k in dict.fromkeys(step.tolist())]
         sizes = {frame.image.shape[:2] for frame in chosen}
         if len(sizes) > 1:
-            raise DataError(f"pictures of a reference have sizes {sorted(sizes)}; give pictures of one camera")
+            raise DataError(
+                f"pictures of a reference have sizes {sorted(sizes)}; give pictures of one camera"
+            )
         image = np.median([frame.image for frame in chosen], axis=0).astype(np.uint8)
         depths = [frame.depth for frame in chosen if frame.depth is not None]
         depth = None
