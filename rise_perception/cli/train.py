@@ -16,6 +16,7 @@ examples:
   rise train config/train/rise_small_rgb.yaml --hours 10    # within this time
   rise train config/train/rise_small_rgb.yaml --device cuda
   rise train config/train/refer_small.yaml
+  rise train config/train/tables.yaml:table3/ps_ot          # a row of the paper's tables
   tensorboard --logdir runs
   torchrun --nproc-per-node 4 -m rise_perception.cli.main train CONFIG      # four GPUs share each batch
 """
@@ -23,7 +24,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("config", help="YAML file; those that ship are in config/train/")
+    parser.add_argument(
+        "config", help="YAML file, or FILE.yaml:ROW of a table; those that ship are in config/train/"
+    )
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--hours",
