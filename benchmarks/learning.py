@@ -1,4 +1,4 @@
-"""The learning benchmark: what the parts of the method bring at few and at many labels, on the tote world.
+"""The learning benchmark: what the parts of the method bring at few and at many labels.
 
 It is made of pieces: one training and its evaluation on the test images. Any number of processes work on
 one folder; each takes the next piece that is neither finished nor another's. A killed piece is taken up again
@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning_plan import LABELS, ROW, SEEDS, Piece, plan
+from benchmarks.learning_plan import ROW, Piece
+from benchmarks.shelf import write_part, write_shelf
 from rise_perception.core.errors import ConfigError, DataError, RiseError
 from rise_perception.core.files import write_json
 from rise_perception.data.sources import open_images
-from rise_perception.data.splits import write_split
+from rise_perception.data.splits import draw_parts, write_split
 from rise_perception.evaluation.coco import coco_scores
 from rise_perception.inference.device import describe_device
 from rise_perception.training.config import TrainConfig, read_train_config
@@ -38,16 +39,24 @@ class LearningBenchmark:
     Args:
         out: the folder; finished and half-finished pieces in it are kept.
         data: a data set as ``rise scenes stills`` makes it; None: the benchmark makes its own below ``out``.
-        configs: folder with a training configuration for each method.
+        configs: table of training configurations with a row for each method.
         device: where networks run.
         command: the command line, for the model cards.
         revision: git revision of the code, for the model cards.
+        shelf: folder of real frames (:mod:`benchmarks.shelf`), for the pieces that want them.
     """
 
     def __init__(
-        self, out: Path, data: Path | None, configs: Path, device: str, command: str, revision: str = ""
+        self,
+        out: Path,
+        data: Path | None,
+        configs: Path,
+        device: str,
+        command: str,
+        revision: str = "",
+        shelf: Path | None = None,
     ) -> None:
-        self.out, self.configs, self.device = out, configs, device
+        self.out, self.configs, self.device, self.shelf = out, configs, device, shelf
         self.data, self._makes_data = data or out / "data", data is None
         self.command, self.revision = command, revision
         #: Pieces that cannot be finished, and why.
@@ -59,15 +68,20 @@ class LearningBenchmark:
 
     def config(self, piece: Piece) -> TrainConfig:
         """What a piece trains."""
-        config = read_train_config(self.configs / f"{piece.method}.yaml")
-        split = str(self._split(piece.labels, piece.seed))
+        config = read_train_config(f"{self.configs}:{piece.method}")
+        split = str(self._split(piece))
         unlabelled = (split,) if config.data.unlabelled and piece.labels < 1 else ()
+        teaching, steps = config.self_supervision, config.optimisation
+        # The thresholds rise at the same shares of a training, however long it is.
+        every = max(1, round(teaching.threshold_every * piece.iterations / steps.iterations))
         return dataclasses.replace(
             config,
             name=piece.name,
             out=str(self.folder(piece)),
             data=dataclasses.replace(config.data, train=(split,), unlabelled=unlabelled, validation=""),
-            optimisation=dataclasses.replace(config.optimisation, seed=piece.seed),
+            network=dataclasses.replace(config.network, input=piece.input, architecture=piece.architecture),
+            self_supervision=dataclasses.replace(teaching, threshold_every=every),
+            optimisation=dataclasses.replace(steps, seed=piece.seed, iterations=piece.iterations),
         )
 
     def result(self, piece: Piece) -> dict[str, Any] | None:
@@ -77,21 +91,11 @@ class LearningBenchmark:
             whole = all(type(row[key]) is kind for key, kind in ROW.items())
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return row if whole and Piece(row["method"], row["labels"], row["seed"]) == piece else None
+        return row if whole and Piece.of(row) == piece else None
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of all finished pieces, in the order of the plan."""
-        return [row for piece in plan() if (row := self.result(piece)) is not None]
-
-    def facts(self) -> dict[str, Any]:
-        """What the page of the results says about the pieces."""
-        steps = self.config(Piece("rise", LABELS[0], SEEDS[0])).optimisation
-        return {
-            "images": self._images(),
-            "iterations": steps.iterations,
-            "batch": steps.batch,
-            "unlabelled": steps.unlabelled_batch,
-        }
+    def rows(self, pieces: Sequence[Piece]) -> list[dict[str, Any]]:
+        """The rows of those pieces that are finished."""
+        return [row for piece in pieces if (row := self.result(piece)) is not None]
 
     def work(self, pieces: Sequence[Piece], workers: int = 2) -> Iterator[Piece]:
         """Finish pieces in their order, leaving those that other processes work on; yields each when done.
@@ -110,7 +114,7 @@ class LearningBenchmark:
             self._check(piece)
         if all(self.result(piece) for piece in pieces):
             return
-        self._prepare(workers)
+        self._prepare(pieces, workers)
         while True:
             for piece in pieces:
                 if piece in self.failed or self.result(piece):
@@ -138,21 +142,19 @@ class LearningBenchmark:
         begun = time.perf_counter()
         trainer.run()
         spent = time.perf_counter() - begun
-        scores = coco_scores(predicted_pairs(config.out, self.data / "test.json", self.device))
+        scores = coco_scores(predicted_pairs(config.out, self._test(piece), self.device))
         if scores.ap is None:
-            raise DataError(f"{self.data / 'test.json'} has no object; give another data set by --data")
+            raise DataError(f"{self._test(piece)} has no object; give another data set by --data")
         row = {
-            "method": piece.method,
-            "labels": piece.labels,
-            "seed": piece.seed,
+            **dataclasses.asdict(piece),
             "ap": scores.ap,
             "ap50": scores.ap50,
             "ap75": scores.ap75,
-            "iterations": total,
+            "split": "scenes",
             "machine": describe_device(self.device),
             # Of the whole training, from this process's share of it: a killed one leaves no time behind.
             "seconds": round(spent * total / (total - first), 1) if first < total else None,
-            "config": f"{self.configs.name}/{piece.method}.yaml",
+            "config": f"{self.configs.name}:{piece.method}",
             "date": time.strftime("%Y-%m-%d"),
             "revision": self.revision,
         }
@@ -171,47 +173,81 @@ class LearningBenchmark:
                 "folder for the benchmark, or remove this one to do the piece anew"
             )
 
-    def _prepare(self, workers: int) -> None:
-        """Data set and splits; one process makes them, the others wait for it."""
+    def _prepare(self, pieces: Sequence[Piece], workers: int) -> None:
+        """Data sets and splits; one process makes them, the others wait for it."""
         with claim(self.out / "data.lock", wait=True):
-            if self._makes_data and not self._has_data():
-                from rise_perception.simulation.dataset import Settings, write_dataset
+            tote = [piece for piece in pieces if piece.data == "tote"]
+            if tote:
+                self._prepare_tote(tote, workers)
+            shelf = [piece for piece in pieces if piece.data == "shelf"]
+            if shelf:
+                self._prepare_shelf(shelf)
 
-                write_dataset(self.data, Settings(TRAIN, 0, TEST, *SIZE, VIEWS, SEED), workers)
-            if not self._has_data():
-                raise DataError(
-                    f"{self.data} has no train.json and test.json; finish it by `rise scenes stills`, or "
-                    "leave --data out: the benchmark then makes its own"
-                )
-            keys = open_images(self.data / "train.json").keys
-            for seed in SEEDS:
-                for labels in LABELS:
-                    write_split(self._split(labels, seed), self.data / "train.json", keys, labels, seed)
+    def _prepare_tote(self, pieces: Sequence[Piece], workers: int) -> None:
+        if self._makes_data and not self._has_data():
+            from rise_perception.simulation.dataset import Settings, write_dataset
+
+            write_dataset(self.data, Settings(TRAIN, 0, TEST, *SIZE, VIEWS, SEED), workers)
+        if not self._has_data():
+            raise DataError(
+                f"{self.data} has no train.json and test.json; finish it by `rise scenes stills`, or "
+                "leave --data out: the benchmark then makes its own"
+            )
+        source = self.data / "train.json"
+        keys, views = open_images(source).keys, self._settings().get("views", 1)
+        for piece in pieces:
+            write_split(self._split(piece), source, keys, piece.labels, piece.seed, views)
+
+    def _prepare_shelf(self, pieces: Sequence[Piece]) -> None:
+        """The frames, their splits, and the views without a label as test images."""
+        if self.shelf is None:
+            raise ConfigError("the shelf's pieces need the folder of its frames; give it by --shelf")
+        source = self.out / "shelf" / "train.json"
+        if not source.is_file():
+            write_shelf(self.shelf, source.parent, SIZE[0])
+        keys = open_images(source).keys
+        for piece in pieces:
+            write_split(self._split(piece), source, keys, piece.labels, piece.seed)
+            write_part(source, self._test(piece), draw_parts(keys, piece.labels, piece.seed)[False])
 
     def _identity(self, piece: Piece) -> dict[str, Any]:
         """What decides a piece's outcome, as it comes out of a JSON file: no places, no means."""
         content = dataclasses.asdict(self.config(piece))
         data, steps = content["data"], content["optimisation"]
-        data["unlabelled"], data["train"] = bool(data["unlabelled"]), self._images()
+        data["unlabelled"], data["train"] = bool(data["unlabelled"]), self._images(piece)
         for section, key in ((content, "out"), (content, "notes"), (data, "workers"), (steps, "threads")):
             del section[key]
         del steps["save_every"]
         return json.loads(json.dumps(content))
 
-    def _images(self) -> str:
-        """How the data set was made."""
-        try:
-            made = json.loads((self.data / "settings.json").read_bytes())
-        except OSError:
+    def _images(self, piece: Piece) -> str:
+        """How the data set of a piece was made."""
+        if piece.data == "shelf":
+            return f"shelf, {SIZE[0]} pixels wide"
+        made = self._settings()
+        if not made:
             return f"`{self.data.name}`"
         made["size"] = f"{made.pop('width')}x{made.pop('height')}"
         return f"`rise scenes stills {' '.join(f'--{key} {value}' for key, value in made.items())} DIR`"
 
+    def _settings(self) -> dict[str, Any]:
+        """What the tote data set was made with; nothing where it does not say."""
+        try:
+            made = json.loads((self.data / "settings.json").read_bytes())
+        except OSError:
+            return {}
+        return dict(made)
+
     def _has_data(self) -> bool:
         return all((self.data / f"{name}.json").is_file() for name in ("train", "test"))
 
-    def _split(self, labels: float, seed: int) -> Path:
-        return self.out / "splits" / f"{labels:g}_seed{seed}.json"
+    def _split(self, piece: Piece) -> Path:
+        return self.out / "splits" / f"{piece.data}_{piece.labels:g}_seed{piece.seed}.json"
+
+    def _test(self, piece: Piece) -> Path:
+        if piece.data == "tote":
+            return self.data / "test.json"
+        return self.out / "shelf" / f"test_{piece.labels:g}_seed{piece.seed}.json"
 
     def _announce(self, piece: Piece, pieces: Sequence[Piece]) -> None:
         """Which piece comes, and how much work is left; a view costs what it cost in the finished pieces."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.learning_plan import (
-    ABLATION_LABELS,
-    LABELS,
-    MAIN,
-    SELECTORS,
-    Piece,
-    plan,
-)
+from benchmarks.learning_plan import FEW, LABELS, MAIN, SELECTORS, SHELF_LABELS, STEPS, VARIANTS
+from benchmarks.learning_statistics import PEER, Group, interval, merged, verdict
+from benchmarks.learning_words import EARLIER, INTRODUCTION, PAPER, SECTIONS
 from rise_perception.core.files import write_bytes, write_json, write_text
 from rise_perception.evaluation.plots import Bar, learning_plot
 
@@ -30,147 +26,232 @@ PART_TITLES = {
 }
 SELECTOR_TITLES = {method: method for method in SELECTORS} | {"rise": "cascade"}
 FIGURES = ("ap", "ap50", "ap75")
-
-_INTRODUCTION = """\
-# Learning from few labels: what RISE and its parts bring
-
-Written by `rise bench learning out/bench --docs docs`, which makes the data (tote world), trains, evaluates,
-and goes on after a kill; several processes may share one folder. Another run of it replaces this page.
-
-- Machine: {machines}. Dates: {dates}.
-- Data: {images}.
-- Each piece: {iterations} iterations of {batch} labelled views, and of {unlabelled} unlabelled ones where a
-  method uses them. The seed draws the labelled images; a smaller share is a part of a larger one.
-- Measured on the test images: COCO AP of the objects (no containers), guesses from a score of 0.02 on.
-- "±" is the sample standard deviation over the seeds; n is their number.
-- Configurations: `config/bench/METHOD.yaml`. All rows, each with its seconds: [learning.json](learning.json).
-"""
-_MAIN_WORDS = """\
-The paper (ARMBench mix-object-tote, Swin-L, AP50) has RISE at 0.849, 0.852 and 0.864 for 1 %, 10 % and 100 %
-of the labels, and Deformable DETR alone at 0.394, 0.755 and 0.770: a lead of 45, 10 and 9 points. Here
-nothing is unlabelled at 100 %: RISE has its pseudo-sequences alone there.
-"""
-_PARTS_WORDS = """\
-Cumulative, at {rate:.0%} labels: no part (Hungarian matching, no pasting, nothing unlabelled);
-pseudo-sequences (PS); optimal transport (OT); unlabelled images with plain pseudo-labels (L_u); Mask-to-Box
-(M2B); Multi-Label Matching (MLM), which is RISE. The paper's Table 3 (ResNet-101, all labels, AP): none
-0.538, +PS 0.739, +OT 0.742, +M2B 0.744, +MLM 0.745.
-"""
-_SELECTORS_WORDS = """\
-How pseudo-labels are chosen, at {rate:.0%} labels. The paper's Table 4 (ResNet-101, all labels, AP): cascade
-0.745, reversed 0.730, threshold 0.729, quantile 0.726.
-"""
+_FIGURE_HEAD = ["AP", "AP50", "AP75", "n"]
 
 
-def write_results(rows: Sequence[dict[str, Any]], facts: dict[str, Any], folders: Sequence[Path]) -> None:
-    """Write ``learning.json``, ``learning.md`` and ``learning.png``.
+def write_results(rows: Sequence[dict[str, Any]], folders: Sequence[Path]) -> int:
+    """Write ``learning.json``, ``learning.md`` and ``learning.png``, with the rows that are there already.
 
     Args:
-        rows: results of the finished pieces (:data:`~benchmarks.learning_plan.ROW`).
-        facts: ``iterations``, ``batch``, ``unlabelled`` and ``images``, for the page.
+        rows: results of finished pieces (:data:`~benchmarks.learning_plan.ROW`).
         folders: where to.
+
+    Returns:
+        how many rows the last folder holds.
     """
-    missing = missing_pieces(rows)
-    content = {"rows": list(rows), "missing": [piece.name for piece in missing]}
-    text, plot = page(rows, facts), _plot(rows)
+    together: list[dict[str, Any]] = []
     for folder in folders:
-        write_json(folder / "learning.json", content)
-        write_bytes(folder / "learning.png", plot)
-        write_text(folder / "learning.md", text)
+        together = merged(read_rows(folder / "learning.json"), rows)
+        write_json(folder / "learning.json", {"rows": together})
+        write_bytes(folder / "learning.png", _plot(together))
+        write_text(folder / "learning.md", page(together))
+    return len(together)
 
 
-def missing_pieces(rows: Sequence[dict[str, Any]]) -> list[Piece]:
-    """The pieces of the plan that have no row."""
-    done = {Piece(row["method"], row["labels"], row["seed"]) for row in rows}
-    return [piece for piece in plan() if piece not in done]
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of results; none where there is no such file."""
+    try:
+        return list(json.loads(path.read_bytes())["rows"])
+    except FileNotFoundError:
+        return []
 
 
-def page(rows: Sequence[dict[str, Any]], facts: dict[str, Any]) -> str:
+def page(rows: Sequence[dict[str, Any]]) -> str:
     """The Markdown page."""
 
     def known(key: str) -> str:
         return "; ".join(sorted({str(row[key]) for row in rows})) or "none yet"
 
-    missing = missing_pieces(rows)
-    parts = [_INTRODUCTION.format(machines=known("machine"), dates=known("date"), **facts)]
-    if missing:
-        parts.append(
-            f"**{len(missing)} of {len(plan())} pieces are missing**: "
-            + ", ".join(piece.name for piece in missing)
-            + ".\n"
-        )
+    parts = [INTRODUCTION.format(machines=known("machine"), dates=known("date"))]
+    parts += ["## The paper and this benchmark\n", _paper_table(rows), PAPER]
     parts.append("![AP50 against the share of labels, and AP of the ablations](learning.png)\n")
-    parts += ["## Supervised training and RISE\n", _main_table(rows), _MAIN_WORDS]
-    for title, words, titles in (
-        ("## The parts (Table 3)\n", _PARTS_WORDS, PART_TITLES),
-        ("## The filters (Table 4)\n", _SELECTORS_WORDS, SELECTOR_TITLES),
-    ):
-        parts += [title, _ablation_table(rows, titles), words.format(rate=ABLATION_LABELS)]
+    for name, title in (("rgbd", "## With depth\n"), ("rgb", "## In colour alone\n")):
+        group = Group.of(rows, input=name)
+        parts += [title, _main_tables(group) if group.rows else _nothing(f"--input {name}")]
+    depth = Group.of(rows)
+    parts += [SECTIONS["parts"], _ablation(depth, PART_TITLES, "--tables parts")]
+    parts += [SECTIONS["filters"], _ablation(depth, SELECTOR_TITLES, "--tables filters")]
+    parts += [SECTIONS["variants"], _variants(depth)]
+    models = Group.of(rows, architecture="mask_rcnn")
+    parts += [SECTIONS["models"], _methods(models, (PEER, "rise"), (FEW,), "--tables models")]
+    shelf = Group.of(rows, data="shelf", input="rgb")
+    methods = (PEER, "ps_ot", "rise")
+    parts += [SECTIONS["shelf"], _methods(shelf, methods, SHELF_LABELS, "--tables shelf --shelf DIR")]
+    earlier = Group.of(rows, split="views")
+    if earlier.rows:
+        titles = PART_TITLES | {name: name for name in ("threshold", "quantile", "reversed")}
+        parts += [EARLIER.format(steps=earlier.steps), _main_tables(earlier), _ablation(earlier, titles, "")]
     return "\n".join(parts)
 
 
-def _main_table(rows: Sequence[dict[str, Any]]) -> str:
-    body = []
+def _paper_table(rows: Sequence[dict[str, Any]]) -> str:
+    """What the paper reports beside what was measured, with and without depth; AP in points."""
+    groups = {name: _newest(rows, name) for name in STEPS}
+
+    def lead(other: str, labels: float) -> list[str]:
+        return [_points(group.differences("rise", other, labels)) for group in groups.values()]
+
+    def share(group: Group) -> str:
+        few = group.values("rise", FEW)
+        full = [np.mean(list(v.values())) for m in (PEER, "rise") if (v := group.values(m, 1.0))]
+        return f"{np.mean(list(few.values())) / max(full):.2f}" if few and full else "not measured"
+
+    return _table(
+        ["", "the paper", *(_head(name, group) for name, group in groups.items()), "what differs"],
+        [
+            [
+                "RISE - supervised, 1 %",
+                "no such row",
+                *lead(PEER, 0.01),
+                "the peer has RISE's augmentation and OT",
+            ],
+            [
+                "RISE - none, 1 %",
+                "+41.9 (R50), +34.3 (Swin-L)",
+                *lead("none", 0.01),
+                "5 labelled images, not 309",
+            ],
+            [
+                "RISE - none, 10 %",
+                "+25.4 (R50), +15.8 (Swin-L)",
+                *lead("none", 0.1),
+                "50 labelled images, not 3,099",
+            ],
+            [
+                "RISE at 1 % / all labels",
+                "0.94 (R50), 0.97 (Swin-L)",
+                *map(share, groups.values()),
+                "of the best method here at all labels",
+            ],
+            [
+                "RISE - (PS+OT)",
+                "+0.3 (R101, all labels)",
+                *lead("ps_ot", FEW),
+                "at 1 % of the labels: what unlabelled images bring",
+            ],
+        ],
+    )
+
+
+def _newest(rows: Sequence[dict[str, Any]], name: str) -> Group:
+    """The results with this input: those of today, or else the earlier ones."""
+    today = Group.of(rows, input=name)
+    return today if today.rows else Group.of(rows, input=name, split="views")
+
+
+def _head(name: str, group: Group) -> str:
+    if not group.rows:
+        return f"here, {name}"
+    earlier = ", earlier results" if group.rows[0]["split"] == "views" else ""
+    return f"here, {name}, {group.steps} steps{earlier}"
+
+
+def _main_tables(group: Group) -> str:
+    """AP of the methods at each share of labels, and the differences that matter."""
+    differences = []
     for labels in LABELS:
-        for method in MAIN:
-            body.append([f"{labels:.0%}", method, *_cells(rows, method, labels)])
-        body.append([f"{labels:.0%}", "difference, same seed", *_differences(rows, labels)])
-    return _table(["labels", "method", "AP", "AP50", "AP75", "n"], body)
+        for method, other in (("rise", PEER), ("rise", "none"), ("rise", "ps_ot"), ("ps_ot", PEER)):
+            values = group.differences(method, other, labels)
+            if values:
+                cells = [_points(group.differences(method, other, labels, figure)) for figure in FIGURES]
+                what = f"{method} - {other}"
+                differences.append([f"{labels:.0%}", what, *cells, str(len(values)), verdict(values)])
+    head = ["labels", "difference, points", *_FIGURE_HEAD, ""]
+    return _methods(group, MAIN, LABELS, "") + ("\n" + _table(head, differences) if differences else "")
 
 
-def _ablation_table(rows: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
+def _methods(group: Group, methods: Sequence[str], shares: Sequence[float], command: str) -> str:
     body = [
-        [title, f"`{method}`", *_cells(rows, method, ABLATION_LABELS)] for method, title in titles.items()
+        [
+            f"{labels:g}" if labels in SHELF_LABELS else f"{labels:.0%}",
+            method,
+            steps,
+            *_cells(group, method, labels),
+        ]
+        for labels in shares
+        for method in methods
+        if group.values(method, labels)
+        for steps in [str(group.length(method, labels))]
     ]
-    return _table(["", "method", "AP", "AP50", "AP75", "n"], body)
+    if not body:
+        return _nothing(command)
+    return _table(["labels", "method", "steps", *_FIGURE_HEAD], body)
 
 
-def _cells(rows: Sequence[dict[str, Any]], method: str, labels: float) -> list[str]:
-    values = [_values(rows, method, labels, figure) for figure in FIGURES]
-    return [*map(_spread, map(list, map(dict.values, values))), str(len(values[0]))]
+def _ablation(group: Group, titles: dict[str, str], command: str) -> str:
+    body = [
+        [title, f"`{method}`", *_cells(group, method, FEW)]
+        for method, title in titles.items()
+        if group.values(method, FEW)
+    ]
+    if len(body) < 2:
+        return _nothing(command)
+    return _table(["", "method", *_FIGURE_HEAD], body)
 
 
-def _differences(rows: Sequence[dict[str, Any]], labels: float) -> list[str]:
-    """RISE minus supervised, seed by seed: the split and the first weights are the same then."""
-    cells, count = [], 0
-    for figure in FIGURES:
-        lower, upper = (_values(rows, method, labels, figure) for method in MAIN)
-        both = [upper[seed] - lower[seed] for seed in upper if seed in lower]
-        cells.append(_spread(both, sign=True))
-        count = len(both)
-    return [*cells, str(count)]
+def _variants(group: Group) -> str:
+    body = []
+    for method, words in {"rise": "all parts, the defaults", **VARIANTS}.items():
+        values = group.values(method, FEW)
+        if values:
+            against = [group.differences(method, other, FEW) for other in ("ps_ot", "rise")]
+            ap = _spread(list(values.values()))
+            judged = verdict(against[0])
+            body.append([f"`{method}`", words, ap, *map(_points, against), str(len(values)), judged])
+    if not any(group.values(method, FEW) for method in VARIANTS):
+        return _nothing("--variants")
+    head = [
+        "variant",
+        "what it changes of `rise`",
+        "AP",
+        "- ps_ot, points",
+        "- rise, points",
+        "n",
+        "against ps_ot",
+    ]
+    return _table(head, body)
 
 
-def _values(rows: Sequence[dict[str, Any]], method: str, labels: float, figure: str) -> dict[int, float]:
-    """Seed -> figure."""
-    return {r["seed"]: r[figure] for r in rows if (r["method"], r["labels"]) == (method, labels)}
+def _nothing(command: str) -> str:
+    return f"Not measured yet: `rise bench learning OUT {command} --docs docs/results`.\n".replace("  ", " ")
 
 
-def _spread(values: list[float], sign: bool = False) -> str:
-    if not values:
-        return "missing"
-    mean = f"{np.mean(values):+.3f}" if sign else f"{np.mean(values):.3f}"
+def _cells(group: Group, method: str, labels: float) -> list[str]:
+    values = [list(group.values(method, labels, figure).values()) for figure in FIGURES]
+    return [*map(_spread, values), str(len(values[0]))]
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
-def _table(head: list[str], body: list[list[str]]) -> str:
+def _points(differences: Sequence[float]) -> str:
+    """A mean difference in points, with its interval."""
+    if not differences:
+        return "not measured"
+    mean, bounds = f"{100 * np.mean(differences):+.1f}", interval(differences)
+    return f"{mean} [{100 * bounds[0]:+.1f}, {100 * bounds[1]:+.1f}]" if bounds else f"{mean} (one seed)"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _plot(rows: Sequence[dict[str, Any]]) -> bytes:
+    group = _newest(rows, "rgbd")
     curves = {
         method: {
             labels: list(values.values())
             for labels in LABELS
-            if (values := _values(rows, method, labels, "ap50"))
+            if (values := group.values(method, labels, "ap50"))
         }
-        for method in MAIN
+        for method in (PEER, "rise")
     }
     bars = {
-        f"{name}, {ABLATION_LABELS:.0%} labels": [
-            Bar(title, list(_values(rows, method, ABLATION_LABELS, "ap").values()))
-            for method, title in titles.items()
+        f"{name}, {FEW:.0%} labels, {group.steps} steps": [
+            Bar(title, list(group.values(method, FEW).values())) for method, title in titles.items()
         ]
         for name, titles in (("Parts", PART_TITLES), ("Filters", SELECTOR_TITLES))
     }

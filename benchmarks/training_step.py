@@ -147,9 +147,11 @@ def _our_step(job: StepJob) -> Callable[[], None]:
     def loss() -> torch.Tensor:
         outputs = network(images)
         assert outputs.embeddings is not None
-        matches = match(outputs, targets, config.matching)
+        matches = match(outputs, targets, config)
         embeddings = association_loss(outputs.embeddings, matches, targets)
-        return supervised_loss(outputs, targets, config)["total"] + config.embedding_weight * embeddings
+        return (
+            supervised_loss(outputs, targets, config, matches)["total"] + config.embedding_weight * embeddings
+        )
 
     return _step(network, loss)
 

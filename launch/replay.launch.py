@@ -17,7 +17,8 @@ SHARE = Path(__file__).resolve().parents[1]  # the installed share folder, or th
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Camera node, and what live.launch.py starts (its arguments hold here too)."""
+    """Camera node, and what live.launch.py starts (its arguments hold here too), by the recording's clock."""
+    live = PythonLaunchDescriptionSource(str(SHARE / "launch/live.launch.py"))
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -27,18 +28,23 @@ def generate_launch_description() -> LaunchDescription:
             ),
             DeclareLaunchArgument("rate", default_value="5.0", description="frames per second"),
             DeclareLaunchArgument("loop", default_value="true", description="start again at the end"),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="true", description="publish the frames' stamps on /clock"
+            ),
             # First: an included launch file changes the environment of what follows it.
-            IncludeLaunchDescription(PythonLaunchDescriptionSource(str(SHARE / "launch/live.launch.py"))),
+            IncludeLaunchDescription(live),
             Node(
                 package="rise_perception",
                 executable="camera_node",
                 name="camera_node",
+                namespace=LaunchConfiguration("namespace"),
                 output="screen",
                 parameters=[
                     {
                         "input": ParameterValue(LaunchConfiguration("input"), value_type=str),
                         "rate": ParameterValue(LaunchConfiguration("rate"), value_type=float),
                         "loop": ParameterValue(LaunchConfiguration("loop"), value_type=bool),
+                        "clock": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool),
                     }
                 ],
             ),

@@ -24,10 +24,14 @@ ROOMS = (
     "synthesis",  # composite images: cut-outs, placement, compositing, augmentation
     "evaluation",  # how good masks are: AP, overlap, overlays, report pages
     "inference",  # from a frame to instances; in `engines` the other runtimes
+    "planning",  # what grasp planners take: clouds, hulls, suction candidates, files
+    "language",  # sentences about items: vocabulary, colours, grammar
+    "simulation",  # the tote world and the simulated cell
+    "selection",  # which pseudo-labels to trust: rules, a regressor, a learned policy
     "training",  # losses, matching, pseudo-labels, the trainer
+    "referring",  # the item that a sentence means: priors, head, answers, loaders
     "grasp_learning",  # capture -> labelling -> update
     "teaching",  # from a handful of annotated pictures to a model of this cell
-    "simulation",  # the tote world and the simulated cell
     "nodes",  # ROS 2; the only room that imports it
     "cli",  # the `rise` command
 )

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+#: One of several processes that share the tests.
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:  # a worker for each core: threads of torch would only queue up
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order and group the tests for pytest-xdist's ``--dist loadgroup``.
+
+    Tests that share something made once per module (a node, a trained model) go to one process, all others
+    to whichever is free. What is slow begins first, so that no process ends long after the others.
+    """
+    if not WORKER:
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        shared = sorted(_module_fixtures(item))
+        group = f"{item.location[0]}:{shared[0]}" if shared else item.nodeid
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+
+    def weight(group: list[pytest.Item]) -> int:
+        return sum(item.get_closest_marker("slow") is not None for item in group)
+
+    items[:] = [item for group in sorted(groups.values(), key=weight, reverse=True) for item in group]
+
+
+def _module_fixtures(item: pytest.Item) -> Iterable[str]:
+    """Names of the fixtures of module scope that a test uses, itself or through others."""
+    used = getattr(item, "_fixtureinfo", None)
+    for name, definitions in used.name2fixturedefs.items() if used else ():
+        if any(definition.scope == "module" for definition in definitions):
+            yield name
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +70,8 @@ def tiny_depth_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _save_tiny(folder: Path, kind: str) -> Path:
     import torch
 
-    from rise_perception.network.checkpoint import ModelCard, save_model
+    from rise_perception.network.card import ModelCard
+    from rise_perception.network.checkpoint import save_model
     from rise_perception.network.config import NetworkConfig
     from rise_perception.network.rise import RiseNetwork
 

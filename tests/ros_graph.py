@@ -25,7 +25,7 @@ from rise_perception.data import ros_images  # noqa: E402
 from rise_perception.nodes.node_process import NodeProcess, environment, free_domain  # noqa: E402
 
 PATIENCE = 120.0  # seconds; a loaded machine takes most of a minute to import torch
-COLOR, DEPTH, INFO = "/camera/color/image_raw", "/camera/depth/image_raw", "/camera/color/camera_info"
+COLOR, DEPTH, INFO = "/image", "/depth", "/camera_info"
 #: What the camera says beside K.
 LENS = {
     "distortion_model": "plumb_bob",
@@ -39,8 +39,8 @@ RELIABLE = {f"qos_overrides.{topic}.subscription.reliability": "reliable" for to
 class Graph:
     """A domain of its own with this process in it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.domain = free_domain()
+    def __init__(self, folder: Path, namespace: str = "") -> None:
+        self.domain, self.namespace = free_domain(), namespace
         self.env = {**environment(self.domain, folder / "ros"), "OMP_NUM_THREADS": "2"}
         # The profile has to be the nodes' own, and is read when the first participant is made.
         os.environ.update({k: v for k, v in self.env.items() if k.startswith(("FAST", "ROS_"))})
@@ -52,10 +52,12 @@ class Graph:
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        self._color = self.node.create_publisher(Image, COLOR, reliable)
-        self._depth = self.node.create_publisher(Image, DEPTH, reliable)
-        self._info = self.node.create_publisher(CameraInfo, INFO, reliable)
-        self._compressed = self.node.create_publisher(CompressedImage, f"{COLOR}/compressed", reliable)
+        self._color = self.node.create_publisher(Image, namespace + COLOR, reliable)
+        self._depth = self.node.create_publisher(Image, namespace + DEPTH, reliable)
+        self._info = self.node.create_publisher(CameraInfo, namespace + INFO, reliable)
+        self._compressed = self.node.create_publisher(
+            CompressedImage, f"{namespace}{COLOR}/compressed", reliable
+        )
         self.received: dict[str, list[Any]] = {}
         self._subscriptions: dict[str, Any] = {}
         self.diagnostics: list[DiagnosticStatus] = []
@@ -68,7 +70,7 @@ class Graph:
     ) -> NodeProcess:
         """Starts a node of the package."""
         log = self._folder / f"{name}-{len(self._processes)}.log"
-        process = NodeProcess(name, parameters, env or self.env, log)
+        process = NodeProcess(name, parameters, env or self.env, log, self.namespace or "/")
         self._processes.append(process)
         return process
 
@@ -129,9 +131,16 @@ class Graph:
         return int(self._color.get_subscription_count() + self._compressed.get_subscription_count())
 
     def send(
-        self, image: np.ndarray | Image | CompressedImage, depth: np.ndarray | Image | None, stamp: int
+        self,
+        image: np.ndarray | Image | CompressedImage,
+        depth: np.ndarray | Image | None,
+        stamp: int,
+        **info: Any,
     ) -> None:
-        """Publishes a frame; arrays are rgb8 and metres, messages go out as they are, stamped."""
+        """Publishes a frame; arrays are rgb8 and metres, messages go out as they are, stamped.
+
+        ``info`` replaces fields of the CameraInfo that goes with an array.
+        """
         header = header_of(stamp)
         if depth is not None:
             if isinstance(depth, np.ndarray):
@@ -141,17 +150,18 @@ class Graph:
         if isinstance(image, np.ndarray):
             height, width = image.shape[:2]
             k = [200.0, 0.0, width / 2, 0.0, 200.0, height / 2, 0.0, 0.0, 1.0]
-            self._info.publish(CameraInfo(header=header, width=width, height=height, k=k, **LENS))
+            said = {"width": width, "height": height, "k": k, **LENS, **info}
+            self._info.publish(CameraInfo(header=header, **said))
             image = ros_images.fill(Image(), image, "rgb8")
         image.header = header
         (self._compressed if isinstance(image, CompressedImage) else self._color).publish(image)
 
-    def segment(self, image: Any, depth: np.ndarray | Image | None, stamp: int) -> InstanceArray:
+    def segment(self, image: Any, depth: np.ndarray | Image | None, stamp: int, **info: Any) -> InstanceArray:
         """Publishes a frame and waits for its instances."""
-        instances = self.listen("/segmentation_node/instances", InstanceArray)
+        instances = self.listen(f"{self.namespace}/segmentation_node/instances", InstanceArray)
         self.wait_for_camera_subscriber()
         before = len(instances)
-        self.send(image, depth, stamp)
+        self.send(image, depth, stamp, **info)
         return self.wait(
             lambda: next((m for m in instances[before:] if stamp_of(m) == stamp), None), f"frame {stamp}"
         )

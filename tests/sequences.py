@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tiny_data import SAME_VIEW
 
 from rise_perception.data.coco import LabelledImage
 from rise_perception.synthesis.augmentation import GeometricAugmentation
@@ -17,7 +18,8 @@ L_SHAPE[:, :5] = L_SHAPE[19:] = True
 
 
 def maker(strength: float = 0.0, weak: GeometricAugmentation = STILL, **config: Any) -> SequenceMaker:
-    return SequenceMaker(SequenceConfig(**config), weak, strength)
+    """Of sequences whose x3 has the geometry and the depth of x1, but for what ``config`` says."""
+    return SequenceMaker(SequenceConfig(**(SAME_VIEW | config)), weak, strength)
 
 
 def blank(size: tuple[int, int] = (64, 96), metres: float | None = None) -> LabelledImage:

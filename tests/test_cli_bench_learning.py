@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,18 +15,26 @@ import numpy as np
 import pytest
 import yaml
 
-from benchmarks.learning_page import missing_pieces, page
+from benchmarks.learning import LearningBenchmark
+from benchmarks.learning_page import page, read_rows, write_results
 from benchmarks.learning_plan import (
-    ABLATION_LABELS,
+    FEW,
     MAIN,
-    METHODS,
     PARTS,
     SELECTORS,
+    SHELF_LABELS,
+    VARIANTS,
+    Choice,
     Piece,
+    lengths,
     plan,
 )
+from benchmarks.learning_statistics import Group, interval, verdict
+from benchmarks.shelf import write_part, write_shelf
+from rise_perception.core.errors import DataError
 from rise_perception.core.regions import encode_mask
 from rise_perception.core.resources import find
+from rise_perception.data.coco import CocoDataset
 from rise_perception.data.images import write_image
 
 NETWORK = {
@@ -46,7 +55,6 @@ NETWORK = {
     "embedding": 8,
     "query_selection": "dense",
 }
-FACTS = {"images": "made up", "iterations": 5, "batch": 2, "unlabelled": 2}
 
 
 @pytest.fixture(scope="module")
@@ -81,26 +89,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_configs(folder: Path, iterations: int = 2, save_every: int = 1) -> Path:
-    """The shipped configurations of the methods, on a base with a tiny network."""
+def write_configs(folder: Path, save_every: int = 1, **rows: Any) -> Path:
+    """The shipped table of methods on a base with a tiny network; ``rows`` take the place of its own."""
     folder.mkdir(exist_ok=True)
-    for method in METHODS:
-        (folder / f"{method}.yaml").write_text((find("config") / f"bench/{method}.yaml").read_text())
     base = {
         "name": "base",
         "out": "nowhere",
         "data": {"train": ["nowhere.json"], "unlabelled": ["nowhere.json"], "workers": 0},
         "network": NETWORK,
+        "self_supervision": {"threshold_every": 20},
         "optimisation": {
-            "iterations": iterations,
+            "iterations": 100,
             "batch": 2,
             "unlabelled_batch": 2,
             "save_every": save_every,
             "threads": 1,
         },
     }
-    (folder / "learning.yaml").write_text(yaml.safe_dump(base))
-    return folder
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    table = yaml.safe_load((find("config") / "bench/learning.yaml").read_text())
+    table["rows"] |= rows
+    (folder / "learning.yaml").write_text(yaml.safe_dump(table))
+    return folder / "learning.yaml"
 
 
 @pytest.fixture
@@ -108,8 +118,24 @@ def configs(tmp_path: Path) -> Path:
     return write_configs(tmp_path / "configs")
 
 
-ONE = ("--labels", "0.1", "--seeds", "0")
-ABLATION = ("--labels", f"{ABLATION_LABELS:g}", "--seeds", "0")
+ONE = ("--labels", "0.1", "--seeds", "0", "--steps", "2")
+
+
+def command(out: Path, data: Path, configs: Path, *more: object) -> tuple[object, ...]:
+    return (
+        "bench",
+        "learning",
+        out,
+        "--data",
+        data,
+        "--configs",
+        configs,
+        "--device",
+        "cpu",
+        "--input",
+        "rgb",
+        *more,
+    )
 
 
 def results(out: Path) -> dict[str, float]:
@@ -120,105 +146,82 @@ def results(out: Path) -> dict[str, float]:
 @pytest.mark.slow
 def test_pieces_are_done_in_order_and_only_once(rise, data, configs, tmp_path):
     out, docs = tmp_path / "out", tmp_path / "docs"
-    command = (
-        "bench",
-        "learning",
-        out,
-        "--data",
-        data,
-        "--configs",
-        configs,
-        "--device",
-        "cpu",
-        "--docs",
-        docs,
-    )
-    status, text, err = rise(*command, "--methods", "supervised", "rise", "--labels", "0.1", "--pieces", 3)
+    words = command(out, data, configs, "--docs", docs, "--methods", "supervised", "rise")
+    two = ("--labels", "0.1", "--seeds", 0, 1, "--steps", 2)
+    status, text, err = rise(*words, *two, "--pieces", 4)
     assert status == 0, err
-    assert "3 of 42 pieces are finished" in text
-    first = ["supervised_0.1_seed0", "rise_0.1_seed0", "supervised_0.1_seed1"]
+    assert "4 of 6 pieces are finished" in text
+    first = ["supervised_0.1_seed0_1_rgb", "supervised_0.1_seed0_2_rgb", "rise_0.1_seed0_2_rgb"]
+    first.append("supervised_0.1_seed1_1_rgb")
     assert sorted(results(out), key=results(out).get) == first
     before = results(out)
     content = json.loads((docs / "learning.json").read_text())
     assert content == json.loads((out / "learning.json").read_text())
-    assert [(row["method"], row["labels"], row["seed"]) for row in content["rows"]] == [
-        ("supervised", 0.1, 0),
-        ("rise", 0.1, 0),
-        ("supervised", 0.1, 1),
-    ]
+    assert [Piece.of(row).name for row in content["rows"]] == first
     for row in content["rows"]:
         assert 0 <= row["ap"] <= row["ap50"] <= 1
-        assert row["iterations"] == 2
         assert row["seconds"] > 0
         assert "torch" in row["machine"]
-        assert row["config"] == f"configs/{row['method']}.yaml"
-    assert len(content["missing"]) == 39
+        assert row["config"] == f"learning.yaml:{row['method']}"
+        assert (row["input"], row["architecture"], row["data"], row["split"]) == (
+            "rgb",
+            "rise",
+            "tote",
+            "scenes",
+        )
     assert (docs / "learning.png").read_bytes().startswith(b"\x89PNG")
-    assert "39 of 42 pieces are missing" in (docs / "learning.md").read_text()
-    assert rise(*command, "--methods", "supervised", "rise", *ONE)[0] == 0
+    assert "| 10% | rise | 2 |" in (docs / "learning.md").read_text()
+    assert rise(*words, *ONE)[0] == 0
     assert results(out) == before
 
 
 @pytest.mark.slow
 def test_a_broken_result_is_made_again_without_training(rise, data, configs, tmp_path):
-    command = (
-        "bench",
-        "learning",
-        tmp_path,
-        "--data",
-        data,
-        "--configs",
-        configs,
-        "--methods",
-        "supervised",
-        *ONE,
-    )
-    assert rise(*command)[0] == 0
-    folder = tmp_path / "runs/supervised_0.1_seed0"
+    words = command(tmp_path, data, configs, "--methods", "ps_ot", *ONE)
+    assert rise(*words)[0] == 0
+    folder = tmp_path / "runs/ps_ot_0.1_seed0_2_rgb"
     row = json.loads((folder / "result.json").read_text())
     model = (folder / "checkpoint.safetensors").stat().st_mtime_ns
-    for broken in (
-        '{"method": "superv',
-        "[]",
-        "{}",
-        json.dumps(row | {"ap": None}),
-        json.dumps(row | {"seed": 1}),
-    ):
+    wrong = ({"ap": None}, {"seed": 1}, {"iterations": 3}, {"input": "rgbd"})
+    for broken in ('{"method": "superv', "[]", "{}", *(json.dumps(row | change) for change in wrong)):
         (folder / "result.json").write_text(broken)
-        status, text, _ = rise(*command)
-        assert (status, "1 of 42" in text) == (0, True), broken
+        status, text, _ = rise(*words)
+        assert (status, "1 of 1" in text) == (0, True), broken
         again = json.loads((folder / "result.json").read_text())
         assert (again["ap"], again["ap50"]) == (row["ap"], row["ap50"])
     assert (folder / "checkpoint.safetensors").stat().st_mtime_ns == model
 
 
 def test_what_was_begun_otherwise_is_refused(rise, data, configs, tmp_path):
-    command = ("bench", "learning", tmp_path, "--data", data, "--configs", configs, "--methods", "rise", *ONE)
-    assert rise(*command)[0] == 0
-    (configs / "rise.yaml").write_text("extends: learning.yaml\nloss: {mask_weight: 3}\n")
-    status, _, err = rise(*command)
-    assert (status, "loss.mask_weight" in err, "rise_0.1_seed0" in err) == (2, True, True)
-    (configs / "rise.yaml").write_text("extends: learning.yaml\noptimisation: {threads: 2}\n")
-    assert rise(*command)[0] == 0
+    words = command(tmp_path, data, configs, "--methods", "rise", *ONE)
+    assert rise(*words)[0] == 0
+    write_configs(configs.parent, rise=[{"loss": {"mask_weight": 3}}])
+    status, _, err = rise(*words)
+    assert (status, "loss.mask_weight" in err, "rise_0.1_seed0_2_rgb" in err) == (2, True, True)
+    write_configs(configs.parent, rise=[{"optimisation": {"threads": 2}}])
+    assert rise(*words)[0] == 0
 
 
-def test_a_piece_that_fails_is_named_and_the_others_are_done(rise, data, configs, tmp_path):
-    (configs / "none.yaml").write_text("extends: learning.yaml\noptimisation: {learning_rate: 1e30}\n")
-    command = ("bench", "learning", tmp_path, "--data", data, "--configs", configs)
-    status, text, err = rise(*command, "--methods", "none", "ps", *ABLATION)
-    assert (status, "1 of 42" in text) == (2, True)
-    assert "none_0.01_seed0 failed" in err
-    assert list(results(tmp_path)) == ["ps_0.01_seed0"]
+def test_a_piece_that_fails_is_named_and_the_others_are_done(rise, data, tmp_path):
+    configs = write_configs(tmp_path / "configs", none=[{"optimisation": {"learning_rate": 1e30}}])
+    few = ("--labels", FEW, "--seeds", 0, "--steps", 2)
+    status, text, err = rise(*command(tmp_path, data, configs, "--methods", "none", "ps_ot", *few))
+    assert (status, "1 of 2" in text) == (2, True)
+    assert "none_0.01_seed0_2_rgb failed" in err
+    assert list(results(tmp_path)) == ["ps_ot_0.01_seed0_2_rgb"]
 
 
 def test_arguments_that_name_no_piece_and_data_that_are_not_there(rise, data, configs, tmp_path):
-    command = ("bench", "learning", tmp_path / "out", "--configs", configs, "--data")
-    status, _, err = rise(*command, data, "--methods", "none", "--labels", "0.1")
+    words = command(tmp_path / "out", data, configs)
+    status, _, err = rise(*words, "--methods", "m2b", "--labels", "0.1")
     assert (status, "no piece" in err) == (2, True)
-    assert rise(*command, data, "--methods", "rice")[0] == 2
-    assert rise(*command, data, "--pieces", "-1")[0] == 2
-    status, _, err = rise(*command, tmp_path / "nowhere", *ONE)
+    assert rise(*words, "--methods", "rice")[0] == 2
+    assert rise(*words, "--pieces", "-1")[0] == 2
+    assert rise(*words, "--steps", "0")[0] == 2
+    status, _, err = rise(*command(tmp_path / "out", tmp_path / "nowhere", configs, *ONE))
     assert (status, "nowhere" in err, "train.json" in err) == (2, True, True)
+    status, _, err = rise(*words, "--tables", "shelf", "--methods", "rise", "--steps", "2")
+    assert (status, "--shelf" in err) == (2, True)
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -242,12 +245,12 @@ def steps(folder: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_piece_goes_on_where_it_was(rise, data, tmp_path):
-    configs = write_configs(tmp_path / "configs", iterations=40)
+def test_a_killed_piece_goes_on_where_it_was(rise, data, configs, tmp_path):
     out = tmp_path / "out"
-    command = ("bench", "learning", out, "--data", data, "--configs", configs, "--methods", "rise", *ONE)
-    folder = out / "runs/rise_0.1_seed0"
-    process = start(*command)
+    few = ("--labels", "0.1", "--seeds", "0", "--steps", "40")
+    words = command(out, data, configs, "--methods", "rise", *few)
+    folder = out / "runs/rise_0.1_seed0_40_rgb"
+    process = start(*words)
     while len(steps(folder)) < 3:
         assert process.poll() is None
         time.sleep(0.02)
@@ -256,7 +259,7 @@ def test_a_killed_piece_goes_on_where_it_was(rise, data, tmp_path):
     done = len(steps(folder))
     assert done < 40
     assert not (folder / "result.json").exists()
-    assert rise(*command)[0] == 0
+    assert rise(*words)[0] == 0
     # A kill between the checkpoint and its line of history loses that line.
     assert steps(folder) in (list(range(1, 41)), [n for n in range(1, 41) if n != done + 1])
     assert json.loads((folder / "result.json").read_text())["seconds"] > 0
@@ -264,21 +267,10 @@ def test_a_killed_piece_goes_on_where_it_was(rise, data, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_share_the_pieces(data, tmp_path):
-    configs = write_configs(tmp_path / "configs", iterations=8, save_every=4)
+    configs = write_configs(tmp_path / "configs", save_every=4)
     out = tmp_path / "out"
-    command = (
-        "bench",
-        "learning",
-        out,
-        "--data",
-        data,
-        "--configs",
-        configs,
-        "--methods",
-        "supervised",
-        "rise",
-    )
-    processes = [start(*command, "--labels", "0.1") for _ in range(2)]
+    words = command(out, data, configs, "--methods", "ps_ot", "rise", "--labels", "0.1", "--steps", "8")
+    processes = [start(*words) for _ in range(2)]
     announced = []
     for process in processes:
         _, err = process.communicate()
@@ -291,35 +283,186 @@ def test_two_processes_share_the_pieces(data, tmp_path):
     assert len(json.loads((out / "learning.json").read_text())["rows"]) == 6
 
 
-def test_the_plan_has_each_piece_once_and_the_main_table_first():
-    pieces = plan()
-    assert len(pieces) == len(set(pieces)) == len({piece.name for piece in pieces}) == 42
-    assert [piece.seed for piece in pieces] == [0] * 6 + [1] * 6 + [2] * 6 + [0] * 8 + [1] * 8 + [2] * 8
-    assert {piece.method for piece in pieces[:18]} == set(MAIN)
+def test_a_piece_stretches_the_thresholds_and_takes_input_and_model(data, configs, tmp_path):
+    bench = LearningBenchmark(tmp_path, data, configs, "cpu", "")
+    config = bench.config(Piece("rise", 0.01, 3, 400, "rgbd", "mask_rcnn"))
+    assert (config.optimisation.iterations, config.optimisation.seed) == (400, 3)
+    assert config.self_supervision.threshold_every == 80  # 20 of 100 steps
+    assert (config.network.input, config.network.architecture) == ("rgbd", "mask_rcnn")
+    assert config.data.unlabelled == config.data.train
+    assert bench.config(Piece("rise", 1.0, 3)).data.unlabelled == ()
+    assert bench.config(Piece("ps_ot", 0.01, 3)).data.unlabelled == ()
+
+
+# ---- the shelf ----
+
+
+@pytest.fixture
+def frames(tmp_path: Path) -> Path:
+    """Eight views of two items, one of which is cut off in the last."""
+    folder = tmp_path / "frames"
+    for number in range(8):
+        labels = np.zeros((120, 160), np.uint8)
+        labels[20:60, 10 + 8 * number : 50 + 8 * number] = 48
+        labels[70:110, 40:90] = 114 if number < 7 else 0
+        image = np.full((120, 160, 3), 60, np.uint8)
+        image[labels == 48] = (200, 40, 40)
+        image[labels == 114] = (40, 40, 200)
+        write_image(folder / f"frame-{2 * number:06d}.color.png", image)
+        write_image(folder / f"frame-{2 * number:06d}.segm.png", labels)
+    return folder
+
+
+def test_frames_of_the_shelf_become_a_data_set(frames: Path, tmp_path: Path) -> None:
+    file = write_shelf(frames, tmp_path / "shelf", 80)
+    data = CocoDataset(file, ("object",), False)
+    assert len(data) == 8
+    assert [len(data[k].masks) for k in range(8)] == [2] * 7 + [1]
+    sample = data[1]
+    assert sample.image.shape == (60, 80, 3)
+    assert (sample.image[sample.masks[0]] == (200, 40, 40)).mean() > 0.9
+    write_part(file, file.with_name("some.json"), [1, 7])
+    some = CocoDataset(file.with_name("some.json"), ("object",), False)
+    assert [len(some[k].masks) for k in range(len(some))] == [2, 1]
+    with pytest.raises(DataError, match="--shelf"):
+        write_shelf(tmp_path, tmp_path / "none", 80)
+
+
+def test_real_frames_of_the_shelf(tmp_path: Path) -> None:
+    shared = Path(os.environ.get("RISE_SHARED_DATA", Path(__file__).parents[2] / "shared/data")) / "apc_shelf"
+    if not shared.is_dir():
+        pytest.skip(f"the real images are not at {shared}; name their folder by RISE_SHARED_DATA")
+    data = CocoDataset(write_shelf(shared, tmp_path, 160), ("object",), False)
+    assert [len(data[k].masks) for k in range(len(data))] == [4] * 8
+
+
+@pytest.mark.slow
+def test_a_labelled_frame_of_the_shelf_is_no_test_image(rise, frames, configs, tmp_path):
+    out = tmp_path / "out"
+    words = ("bench", "learning", out, "--configs", configs, "--device", "cpu", "--shelf", frames)
+    few = ("--tables", "shelf", "--methods", "rise", "--labels", "0.375", "--seeds", "0", "--steps", "2")
+    status, text, err = rise(*words, *few)
+    assert (status, "1 of 1" in text) == (0, True), err
+    (row,) = read_rows(out / "learning.json")
+    assert (row["data"], row["input"], row["labels"]) == ("shelf", "rgb", 0.375)
+    split = json.loads((out / "splits/shelf_0.375_seed0.json").read_text())
+    tested = json.loads((out / "shelf/test_0.375_seed0.json").read_text())["images"]
+    assert len(split["labelled"]) == 3
+    assert {image["id"] for image in tested} == set(split["unlabelled"])
+    assert "| 0.375 | rise | 2 |" in (out / "learning.md").read_text()
+
+
+# ---- the plan ----
+
+
+def test_the_plan_has_each_piece_once_and_seed_by_seed() -> None:
+    pieces = plan(Choice())
+    assert len(pieces) == len(set(pieces)) == len({piece.name for piece in pieces}) == 48
+    assert [piece.seed for piece in pieces] == [0] * 16 + [1] * 16 + [2] * 16
+    assert {piece.method for piece in pieces} == set(MAIN)
+    assert {piece.iterations for piece in pieces if piece.method != "supervised"} == {3000}
+    assert {piece.iterations for piece in pieces if piece.method == "supervised"} == {600, 1500, 3000}
+    assert {piece.method for piece in pieces if piece.labels == 1} == {"supervised", "rise"}
+    colour = plan(Choice(input="rgb"))
+    assert {(piece.iterations, piece.input) for piece in colour if piece.method == "rise"} == {(4000, "rgb")}
+    both = plan(Choice(("main", "parts", "filters")))
+    assert len(both) == len(set(both)) == 48 + 3 * (2 + 1 + 3)  # ps, L_u, M2B; three filters
     for method in (*PARTS, *SELECTORS):
-        assert all(Piece(method, ABLATION_LABELS, seed) in pieces for seed in (0, 1, 2))
+        assert all(
+            any((p.method, p.labels, p.seed) == (method, FEW, seed) for p in both) for seed in (0, 1, 2)
+        )
 
 
-def row(method: str, labels: float, seed: int, ap50: float) -> dict[str, Any]:
+def test_models_shelf_and_variants_have_pieces_of_their_own() -> None:
+    models = plan(Choice(("models",)))
+    assert {(p.architecture, p.seed, p.labels) for p in models} == {("mask_rcnn", 0, FEW)}
+    shelf = plan(Choice(("shelf",), steps=100))
+    assert {(p.data, p.input, p.labels) for p in shelf} == {("shelf", "rgb", share) for share in SHELF_LABELS}
+    assert {p.iterations for p in shelf} == {20, 50, 100}
+    variants = plan(Choice((), ("soft", "m2b"), seeds=(0, 1)))
+    assert [(p.method, p.seed) for p in variants] == [
+        (method, seed) for seed in (0, 1) for method in ("ps_ot", "rise", "soft", "m2b")
+    ]
+    assert len(plan(Choice((), tuple(VARIANTS)))) == 2 + len(VARIANTS)
+    assert lengths(2) == (1, 2)
+
+
+# ---- the page ----
+
+
+def row(
+    method: str, labels: float, seed: int, ap50: float, iterations: int = 3000, **more: str
+) -> dict[str, Any]:
+    usual = {"input": "rgbd", "architecture": "rise", "data": "tote", "split": "scenes"}
     return {
         "method": method, "labels": labels, "seed": seed, "ap": ap50 / 2, "ap50": ap50, "ap75": ap50 / 4,
-        "iterations": 5, "machine": "a calculator", "date": "2026-11-21",
-    }  # fmt: skip
+        "iterations": iterations, "machine": "a calculator", "date": "2026-11-21",
+    } | usual | more  # fmt: skip
 
 
-def test_tables_have_means_spreads_and_what_is_missing():
-    rows = [row("supervised", 0.01, 0, 0.2), row("supervised", 0.01, 1, 0.4), row("rise", 0.01, 1, 0.5)]
-    rows += [row("quantile", ABLATION_LABELS, 2, 0.8)]
-    text = page(rows, FACTS)
-    assert "| 1% | supervised | 0.150 ± 0.071 | 0.300 ± 0.141 | 0.075 ± 0.035 | 2 |" in text
-    assert "| 1% | rise | 0.250 | 0.500 | 0.125 | 1 |" in text
+def test_the_peer_counts_with_its_best_length() -> None:
+    rows = [row("supervised", 0.01, seed, 0.2 + 0.1 * seed) for seed in (0, 1)]
+    rows += [row("supervised", 0.01, seed, 0.4, 1500) for seed in (0, 1)]
+    rows += [row("supervised", 0.01, 0, 0.3, 600), row("rise", 0.01, 1, 0.5), row("rise", 0.01, 1, 0.9, 600)]
+    group = Group.of(rows)
+    assert group.length("supervised", 0.01) == 1500
+    assert group.length("rise", 0.01) == group.steps == 3000
+    assert group.values("supervised", 0.01, "ap50") == {0: 0.4, 1: 0.4}
     # Against the same seed, not against the mean.
-    assert "| 1% | difference, same seed | +0.050 | +0.100 | +0.025 | 1 |" in text
-    assert "| 10% | rise | missing | missing | missing | 0 |" in text
-    assert "| quantile | `quantile` | 0.400 | 0.800 | 0.200 | 1 |" in text
-    assert "38 of 42 pieces are missing" in text
+    assert group.differences("rise", "supervised", 0.01, "ap50") == pytest.approx([0.1])
+    text = page(rows)
+    assert "| 1% | supervised | 1500 | 0.200 ± 0.000 | 0.400 ± 0.000 | 0.100 ± 0.000 | 2 |" in text
+    assert (
+        "| 1% | rise - supervised | +5.0 (one seed) | +10.0 (one seed) | +2.5 (one seed) | 1 | one seed |"
+        in text
+    )
+
+
+def test_a_difference_with_zero_in_its_interval_is_a_tie() -> None:
+    """Student's t: three values with standard deviation 1 are 1.96 x 1.27 = 2.48 off at most."""
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
+    assert interval([1.0]) is None
+    assert [verdict(v) for v in ([1, 2, 3], [3, 4, 5], [-3, -4, -5], [1], [])] == [
+        "tie",
+        "ahead",
+        "behind",
+        "one seed",
+        "not measured",
+    ]
+    rows = [row("ps_ot", FEW, seed, 0.4) for seed in range(3)]
+    rows += [row("rise", FEW, seed, 0.44) for seed in range(3)]
+    rows += [row("soft", FEW, seed, 0.4 + 0.02 * seed) for seed in range(3)]
+    text = page(rows)
+    (parts,) = (line for line in text.splitlines() if line.startswith("| `rise`"))
+    assert parts.endswith("| 0.220 ± 0.000 | +2.0 [+2.0, +2.0] | +0.0 [+0.0, +0.0] | 3 | ahead |")
+    (soft,) = (line for line in text.splitlines() if line.startswith("| `soft`"))
+    assert soft.endswith("| +1.0 [-1.5, +3.5] | -1.0 [-3.5, +1.5] | 3 | tie |")
+
+
+def test_what_is_not_measured_is_named_with_its_command() -> None:
+    text = page([row("rise", 0.01, 0, 0.5)])
+    for words in ("--input rgb", "--tables parts", "--variants", "--tables models", "--tables shelf"):
+        assert f"Not measured yet: `rise bench learning OUT {words}" in text
     assert "a calculator" in text
-    assert Piece("rise", 0.01, 0) in missing_pieces(rows)
-    assert Piece("rise", 0.01, 1) not in missing_pieces(rows)
-    whole = [row(p.method, p.labels, p.seed, 0.5) for p in plan()]
-    assert "missing" not in page(whole, FACTS)
+    shares = [row("rise", 0.01, 0, 0.6), row("rise", 1.0, 0, 0.7), row("supervised", 1.0, 0, 0.8)]
+    assert "| 0.75 | not measured | of the best method" in page(shares)
+
+
+def test_results_that_are_there_stay_until_they_are_measured_again(tmp_path: Path) -> None:
+    old = row("rise", 0.01, 0, 0.4, 600)
+    for name in ("input", "architecture", "data", "split"):
+        del old[name]  # as in results of before
+    (tmp_path / "learning.json").write_text(json.dumps({"rows": [old]}))
+    assert write_results([row("rise", 0.01, 0, 0.5, 600), row("rise", 0.01, 0, 0.6)], [tmp_path]) == 3
+    assert write_results([row("rise", 0.01, 0, 0.7)], [tmp_path]) == 3
+    rows = read_rows(tmp_path / "learning.json")
+    assert [(r["split"], r["iterations"], r["ap50"]) for r in rows] == [
+        ("views", 600, 0.4),
+        ("scenes", 600, 0.5),
+        ("scenes", 3000, 0.7),
+    ]
+    text = (tmp_path / "learning.md").read_text()
+    assert "Earlier results: 600 steps" in text
+    assert "| 1% | rise | 600 | 0.200 |" in text
+    assert "| 1% | rise | 3000 | 0.350 |" in text
+    assert "Earlier" not in page([row("rise", 0.01, 0, 0.5)])

@@ -25,7 +25,8 @@ from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update import Progress
 from rise_perception.grasp_learning.update.update_log import read_history
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 
 Rise = Callable[..., tuple[int, str, str]]
 

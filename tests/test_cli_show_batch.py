@@ -13,7 +13,8 @@ from tiny_data import configure, write_data
 
 from rise_perception.cli.main import main
 from rise_perception.evaluation.overlay import id_color
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.rise import RiseNetwork
 from rise_perception.training.batch_pictures import PANEL, draw_scene
 from rise_perception.training.batches import Key, Scenes

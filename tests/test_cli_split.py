@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rise_perception.core.errors import DataError
 from rise_perception.data.images import write_image
 from rise_perception.data.ocid import OcidDataset
 from rise_perception.data.sources import open_labelled, open_unlabelled
+from rise_perception.data.splits import draw_parts
 
 COUNT = 200
 
@@ -171,3 +173,21 @@ def test_a_split_of_ocid(rise: Any, tmp_path: Path) -> None:
     (root / "ARID20/floor/top/seq01/rgb/6.png").write_bytes(b"")
     with pytest.raises(DataError, match="split of other images"):
         open_labelled(tmp_path / "s.json", ("object",), with_depth=False)
+
+
+def test_views_of_one_scene_are_never_in_both_parts():
+    """Five labelled images of five scenes; their other views are in neither part."""
+    keys = [(number, f"{number}.png") for number in range(500)]
+    for seed in (0, 1):
+        parts = draw_parts(keys, 0.01, seed, 4)
+        scenes = {k // 4 for k in parts[True]}
+        assert len(parts[True]) == len(scenes) == 5
+        assert parts[False] == [k for k in range(500) if k // 4 not in scenes]
+    assert draw_parts(keys, 0.01, 0, 4) != draw_parts(keys, 0.01, 1, 4)
+    few, more = (set(draw_parts(keys, rate, 0, 4)[True]) for rate in (0.01, 0.5))
+    assert few < more
+    # More images than scenes: second views of some; all of them at last.
+    assert sorted(Counter(k // 4 for k in more).values()) == [2] * 125
+    assert draw_parts(keys, 1.0, 0, 4) == {True: list(range(500)), False: []}
+    single = draw_parts(keys, 0.1, 0)
+    assert sorted(single[True] + single[False]) == list(range(500))

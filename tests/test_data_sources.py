@@ -278,5 +278,5 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"empty holds no OCID sequence"):
         open_labelled(tmp_path / "empty", ("object",), with_depth=False)
     (tmp_path / "words.json").write_text("words")
-    with pytest.raises(DataError, match=r"words\.json is no JSON"):
+    with pytest.raises(DataError, match=r"words\.json is no valid JSON"):
         open_unlabelled(tmp_path / "words.json", with_depth=False)

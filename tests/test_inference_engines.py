@@ -26,7 +26,8 @@ from rise_perception.inference.engines.parity import ParityError  # noqa: E402
 from rise_perception.inference.engines.runner import EngineError, RuntimeUnavailableError  # noqa: E402
 from rise_perception.inference.engines.spec import ExportSpec  # noqa: E402
 from rise_perception.inference.segmenter import Segmenter  # noqa: E402
-from rise_perception.network.checkpoint import load_model, read_card, save_model  # noqa: E402
+from rise_perception.network.card import read_card  # noqa: E402
+from rise_perception.network.checkpoint import load_model, save_model  # noqa: E402
 
 pytestmark = pytest.mark.slow
 #: The camera's images: of another shape than the network's input.

@@ -24,7 +24,8 @@ from rise_perception.inference.engines.parity import FULL, Parity, ParityError, 
 from rise_perception.inference.engines.precision import to_half
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.postprocess import DecodedQueries
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.inputs import make_input
 from rise_perception.network.rise import RiseNetwork
 

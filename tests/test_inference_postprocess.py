@@ -11,7 +11,8 @@ from tiny import query_outputs
 
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
-from rise_perception.inference.postprocess import TOP_K, draw_queries, to_instances
+from rise_perception.inference.decoding import draw_queries
+from rise_perception.inference.postprocess import TOP_K, to_instances
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.outputs import QueryOutputs
 

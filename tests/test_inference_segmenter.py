@@ -14,7 +14,8 @@ from rise_perception.core.errors import ConfigError, ImageError, ModelError
 from rise_perception.inference import segmenter as module
 from rise_perception.inference.device import choose_device
 from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, Segmenter, find_model
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.rise import RiseNetwork
 
 Scene = tuple[np.ndarray, np.ndarray]

@@ -12,15 +12,8 @@ from safetensors.torch import load_file, save_file
 from tiny import shake, tiny_config
 
 from rise_perception.core.errors import ModelError
-from rise_perception.network.checkpoint import (
-    CARD,
-    WEIGHTS,
-    ModelCard,
-    file_checksum,
-    load_model,
-    read_card,
-    save_model,
-)
+from rise_perception.network.card import CARD, WEIGHTS, ModelCard, file_checksum, read_card
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.rise import RiseNetwork
 
 

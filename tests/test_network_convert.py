@@ -13,7 +13,8 @@ from test_network_parity import TIMM, ours, theirs
 from tiny import shake, tiny_config
 
 from rise_perception.core.errors import ModelError
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.convert import initialise
 from rise_perception.network.rise import RiseNetwork

@@ -10,7 +10,8 @@ from tiny import mask_targets, shake, tiny_config
 from torch import Tensor
 
 from rise_perception.core.errors import ModelError
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.encoder import HybridEncoder
 from rise_perception.network.rise import RiseNetwork

@@ -16,7 +16,8 @@ from torch import Tensor
 from rise_perception.core.errors import ModelError
 from rise_perception.inference.segmenter import Segmenter
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.convert import initialise
 from rise_perception.network.mask_rcnn import OUTSIDE, MaskRcnnNetwork, paste_masks
@@ -189,7 +190,7 @@ def test_gradients_reach_every_parameter(matching: str) -> None:
     losses = supervised_loss(outputs, targets(), LossConfig(matching=matching))
     assert losses["masks"] > 0
     assert outputs.embeddings is not None
-    matches = match(outputs, targets(), matching)
+    matches = match(outputs, targets(), LossConfig(matching))
     (losses["total"] + association_loss(outputs.embeddings, matches, targets())).backward()
     without = [n for n, p in made.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []

@@ -12,7 +12,8 @@ from tiny import shake, tiny_config
 
 from rise_perception.core.errors import ConfigError
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.config import INPUT_CHANNELS, REPRESENTATIONS, NetworkConfig
 from rise_perception.network.convert import initialise
 from rise_perception.network.inputs import make_input

@@ -34,12 +34,13 @@ from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.nodes import interaction_node
+from rise_perception.nodes.interaction_parameters import TABLE
 from rise_perception.nodes.messages import instance_array
 
 pytestmark = pytest.mark.slow
 NODE = "/interaction_node"
 SECOND = 10**9
-FAST = {"window": 0.4, "timeout": 2.0, "approach": 2.0}
+FAST = {"capture_window_s": 0.4, "settle_timeout_s": 2.0, "approach_s": 2.0}
 
 
 class Cell:
@@ -51,7 +52,7 @@ class Cell:
         self.graph = Graph(folder)
         self.store = folder / "episodes"
         self.parameters = {
-            "store": str(self.store),
+            "episode_store": str(self.store),
             "min_free_mb": 0,
             "gripper_topic": "/gripper",
             **FAST,
@@ -346,9 +347,7 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(cell):
         assert descriptor.description.endswith("."), descriptor.name
         if descriptor.type == Parameter.Type.DOUBLE.value:
             assert descriptor.floating_point_range, descriptor.name
-    from rise_perception.nodes.interaction_parameters import PARAMETERS
-
-    assert {name: default for name, (default, _, _) in PARAMETERS.items()} | {"capturing": True} == documented
+    assert {name: parameter.default for name, parameter in TABLE.items()} == documented
 
 
 def test_killed_while_it_writes_it_comes_back_with_whole_episodes(tmp_path):

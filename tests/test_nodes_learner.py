@@ -27,10 +27,11 @@ from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import save_model
 from rise_perception.nodes import qos
 from rise_perception.nodes.learner_node import ASK_AGAIN
-from rise_perception.nodes.learner_parameters import PARAMETERS
+from rise_perception.nodes.learner_parameters import TABLE
 
 pytestmark = pytest.mark.slow
 NODE = "/learner_node"
@@ -53,8 +54,8 @@ class Robot:
                 grasp.before.frame.image[:] = 0
             self.episodes.add(grasp, labels)
         self.parameters = {
-            "store": str(folder / "episodes"),
-            "models": str(self.models),
+            "episode_store": str(folder / "episodes"),
+            "model_store": str(self.models),
             "model": str(folder / "shipped"),
             "anchors": str(picking.write_anchors(folder / "data/anchors.json", 4, 0)),
             "heldout_anchors": str(picking.write_anchors(folder / "data/heldout.json", 3, 1)),
@@ -236,7 +237,7 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(robot):
         assert descriptor.description.endswith("."), descriptor.name
         if descriptor.type == Parameter.Type.DOUBLE.value:
             assert descriptor.floating_point_range, descriptor.name
-    assert {name: default for name, (default, _, _) in PARAMETERS.items()} == documented
+    assert {name: parameter.default for name, parameter in TABLE.items()} == documented
 
 
 def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
@@ -270,7 +271,11 @@ def test_too_few_judges_are_no_error(tmp_path):
 def test_without_anchors_it_says_what_is_missing(tmp_path, tiny_model):
     graph = Graph(tmp_path)
     try:
-        parameters = {"models": str(tmp_path / "m"), "store": str(tmp_path / "e"), "model": str(tiny_model)}
+        parameters = {
+            "model_store": str(tmp_path / "m"),
+            "episode_store": str(tmp_path / "e"),
+            "model": str(tiny_model),
+        }
         process = graph.start("learner_node", parameters)
         assert process.wait(60) == 2
         assert "no labelled anchors to replay" in process.log_tail()

@@ -1,15 +1,13 @@
-"""The learner node killed at random times, amid updates and promotions: what serves is always whole."""
+"""The learner node killed between any two writes of an update or a promotion: what serves is always whole."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +23,56 @@ from rise_perception.grasp_learning.update.learner import MEMORY
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update_log import DIARY
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.nodes.node_process import environment, free_domain
 
 pytestmark = pytest.mark.slow
 #: Another number of kills: RISE_KILLS=500 pytest tests/test_nodes_learner_killed.py
 KILLS = int(os.environ.get("RISE_KILLS", "50"))
+HANG = 1200  # seconds after which something waits for ever
 #: Forks a learner node for every line, so that it is there in a moment instead of after all imports. It is
-#: the real node, but that an update of the episodes that were given to it is always due, and always good.
+#: the real node, except that an update of the episodes that were given to it is always due, and always good.
+#: It kills itself just before the write to the disk whose number the line gives: a time would hit other
+#: moments on another machine, and on a slow one never an update.
 NURSERY = r"""
-import json, os, sys
+import json, os, signal, sys
 from rise_perception.nodes import learner_node
 from rise_perception.grasp_learning.update import gate
 from rise_perception.grasp_learning.update import learner
-arguments, ids = sys.argv[1:-1], json.loads(sys.argv[-1])
+arguments, folder, ids = sys.argv[1:-2], sys.argv[-2], json.loads(sys.argv[-1])
 
 class Restless(learner_node.LearnerNode):
     def _due(self):
         return learner_node.Job(ids)
 
 learner_node.LearnerNode = Restless
-learner.judge = lambda *measured: gate.GateDecision(True, "whatever it is")
+assert learner.gate_candidate is gate.gate_candidate
+learner.gate_candidate = lambda *measured: gate.GateDecision(True, "whatever it is")
 learner_node.LOOK_PERIOD = 0.01
+WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate", "shutil.rmtree"}
+
+def kill_before_write(number):
+    seen = 0
+
+    def look(event, details):
+        nonlocal seen
+        opened = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in WRITES or (opened and str(details[0]).startswith(folder)):
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(look)
+
 os.write(1, b"ready\n")
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
         os.dup2(2, 1)  # what it says goes to the log
+        kill_before_write(int(line))
         sys.exit(learner_node.main(arguments))
-    os.write(1, b"%d\n" % child)
-    os.waitpid(child, 0)
-    os.write(1, b"dead\n")
+    os.write(1, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
@@ -71,8 +88,8 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
             grasp = picking.make_grasp(number)
             store.add(grasp, label_episode(grasp))
     return {
-        "store": str(tmp_path / "episodes"),
-        "models": str(tmp_path / "models"),
+        "episode_store": str(tmp_path / "episodes"),
+        "model_store": str(tmp_path / "models"),
         "model": str(tmp_path / "shipped"),
         "anchors": str(picking.write_anchors(tmp_path / "data/anchors.json", 2, 0)),
         "heldout_anchors": str(picking.write_anchors(tmp_path / "data/heldout.json", 2, 1)),
@@ -88,7 +105,7 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
 
 def check(parameters: dict[str, Any]) -> int:
     """Everything on the disk is whole; how often another version has begun to serve."""
-    models = ModelStore(parameters["models"])
+    models = ModelStore(parameters["model_store"])
     current = models.current()
     if current is None:  # killed before there was anything
         return 0
@@ -97,7 +114,7 @@ def check(parameters: dict[str, Any]) -> int:
     load_model(serving.folder)
     named = [p.name for p in models.root.iterdir() if p.is_dir() and not p.name.startswith(".")]
     assert {models.find(name).version for name in named} == set(named)
-    assert EpisodeStore(parameters["store"]).damaged() == []
+    assert EpisodeStore(parameters["episode_store"]).damaged() == []
     for name in (MEMORY, DIARY):
         text = (models.root / name).read_text() if (models.root / name).exists() else ""
         for document in text.splitlines() if name == DIARY else filter(None, [text]):
@@ -105,30 +122,29 @@ def check(parameters: dict[str, Any]) -> int:
     return current.database_version
 
 
-def test_kill_9_of_the_learner_node_at_random_times(parameters: dict[str, Any], tmp_path: Path) -> None:
-    entries = EpisodeStore(parameters["store"]).entries()
+def test_kill_9_of_the_learner_node_between_two_writes(parameters: dict[str, Any], tmp_path: Path) -> None:
+    entries = EpisodeStore(parameters["episode_store"]).entries()
     ids = [e.id for e in entries if e.stamp % (40 * 10**9) < 30 * 10**9]  # the others judge
     arguments = [text for name, value in parameters.items() for text in ("-p", f"{name}:={value}")]
     nursery = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, "--ros-args", *arguments, "--", json.dumps(ids)],
+        [sys.executable, "-c", NURSERY, "--ros-args", *arguments, "--", str(tmp_path), json.dumps(ids)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(tmp_path / "log").open("wb"),
         text=True,
         env={**environment(free_domain(), tmp_path / "ros"), "OMP_NUM_THREADS": "1"},
     )
-    guard = threading.Timer(30 + 10 * KILLS, nursery.kill)
+    guard = threading.Timer(HANG, nursery.kill)
     guard.start()
-    rng, numbers = random.Random(0), []
+    # 97 and 100 have no common divisor: all writes of about two updates in turn, far from each other.
+    writes = [1 + 97 * kill % 100 for kill in range(KILLS)]
+    numbers = []
     try:
         assert nursery.stdout.readline() == "ready\n", (tmp_path / "log").read_text()
-        for _ in range(KILLS):
-            nursery.stdin.write("\n")
+        for write in writes:
+            nursery.stdin.write(f"{write}\n")
             nursery.stdin.flush()
-            child = int(nursery.stdout.readline())
-            time.sleep(rng.uniform(0.2, 3.5))
-            os.kill(child, signal.SIGKILL)
-            assert nursery.stdout.readline() == "dead\n"
+            assert nursery.stdout.readline() == f"{-signal.SIGKILL}\n", (tmp_path / "log").read_text()[-3000:]
             numbers.append(check(parameters))
     finally:
         guard.cancel()
@@ -145,7 +161,7 @@ def test_kill_9_of_the_learner_node_at_random_times(parameters: dict[str, Any], 
             lambda: f"serving {ModelStore(parameters['models']).serving().version}" in process.log_tail(),
             "it",
         )
-        assert not list(Path(parameters["models"]).glob(".incoming*"))
+        assert not list(Path(parameters["model_store"]).glob(".incoming*"))
         assert process.stop() == 0
     finally:
         graph.close()

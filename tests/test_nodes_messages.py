@@ -102,7 +102,7 @@ def test_detections_and_infos_of_vision_msgs(found):
     assert [d.id for d in made.detections] == [str(2**40), "7"]
     box = made.detections[1].bbox
     assert (box.center.position.x, box.center.position.y, box.size_x, box.size_y) == (6, 5, 6, 6)
-    assert made.detections[0].results[0].hypothesis.class_id == "object"
+    assert made.detections[0].results[0].hypothesis.class_id == "1"
     classes = messages.label_info(vision, Header(), found.class_names, 0.5).class_map
     assert [(c.class_id, c.class_name) for c in classes] == [(0, "container"), (1, "object")]
-    assert messages.vision_info(vision, Header(), "model-1", 3).database_version == 3
+    assert messages.vision_info(vision, Header(), "model-1", "/cell/label_info", 3).database_version == 3

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rise_perception.inference.pairing import DEPTH_OF_QUEUE, FramePairing
+from rise_perception.inference.pairing import FramePairing
 
 MS = 1_000_000
 SECOND = 1_000 * MS
@@ -95,7 +95,44 @@ def test_memory_is_bounded_however_long_nobody_takes():
     for number in range(100):
         pairing.add_depth(number * 33 * MS + 25 * MS, object(), number * 0.033)
         pairing.add_color(number * 33 * MS, object(), number * 0.033)
-    assert pairing.superseded == 100 - DEPTH_OF_QUEUE
+    assert pairing.superseded == 100 - pairing.length
     pairing.clear()
     assert pairing.take(1e9) is None
     assert pairing.wait_time(1e9) is None
+
+
+def test_depth_that_comes_late_is_counted_and_how_late():
+    pairing = FramePairing(0.02, patience=0.1)
+    for number in range(20):
+        now = number * 0.033
+        pairing.add_color(number * 33 * MS, f"c{number}", now)
+        if number >= 5:  # 165 ms after its image
+            pairing.add_depth((number - 5) * 33 * MS, f"d{number - 5}", now)
+        pairing.take(now)
+    assert pairing.demoted > 0
+    assert abs(pairing.lateness - 0.165) < 1e-6
+    assert pairing.demoted_since(0.0) == pairing.demoted
+    assert pairing.demoted_since(10.0) == 0
+
+
+def test_with_enough_patience_late_depth_is_used():
+    pairing = FramePairing(0.02, patience=0.3)
+    pairing.expect_depth(0.0)
+    taken = []
+    for number in range(30):
+        now = number * 0.033
+        pairing.add_color(number * 33 * MS, number, now)
+        if number >= 5:
+            pairing.add_depth((number - 5) * 33 * MS, number - 5, now)
+        if (pair := pairing.take(now)) is not None:
+            taken.append((pair.color, pair.depth))
+    assert taken == [(number, number) for number in range(25)]
+    assert pairing.demoted == pairing.superseded == 0
+
+
+def test_a_camera_faster_than_its_depth_is_still_served():
+    pairing = FramePairing(0.001, patience=1.0)
+    pairing.add_depth(0, "d", 0.0)
+    for number in range(1, 200):
+        pairing.add_color(number * 2 * MS + MS, number, number * 0.002)
+    assert pairing.take(0.4) is not None

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rise_msgs.msg import InstanceArray
-from ros_graph import Graph, stamp_of
+from ros_graph import COLOR, DEPTH, INFO, Graph, stamp_of
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import UInt32
 
@@ -63,9 +63,9 @@ def rise(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 def test_the_camera_plays_a_bag_as_it_was_recorded(graph, bag, scene):
     image, depth = scene
-    colors = graph.listen(COLOR_TOPIC, Image)
-    depths = graph.listen(DEPTH_TOPIC, Image)
-    infos = graph.listen(INFO_TOPIC, CameraInfo)
+    colors = graph.listen(COLOR, Image)
+    depths = graph.listen(DEPTH, Image)
+    infos = graph.listen(INFO, CameraInfo)
     totals = graph.listen("/camera_node/total", UInt32, qos.latched())
     camera = graph.start("camera_node", {"input": str(bag), "rate": 20.0})
     graph.wait(lambda: len(colors) == len(depths) == len(infos) == 6, "six frames")
@@ -79,8 +79,8 @@ def test_the_camera_plays_a_bag_as_it_was_recorded(graph, bag, scene):
 
 
 def test_a_looping_camera_goes_on_until_it_is_interrupted(graph, bag):
-    colors = graph.listen(COLOR_TOPIC, Image)
-    graph.listen(DEPTH_TOPIC, Image)
+    colors = graph.listen(COLOR, Image)
+    graph.listen(DEPTH, Image)
     camera = graph.start("camera_node", {"input": str(bag), "rate": 50.0, "loop": True})
 
     def began_anew() -> bool:

@@ -19,7 +19,8 @@ from tiny import tiny_config
 
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import WEIGHTS, ModelCard, file_checksum, save_model
+from rise_perception.network.card import WEIGHTS, ModelCard, file_checksum
+from rise_perception.network.checkpoint import save_model
 
 pytestmark = pytest.mark.slow
 NODE = "/segmentation_node"

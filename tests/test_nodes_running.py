@@ -1,4 +1,4 @@
-"""What every node does to run: standing back for others."""
+"""What every node does to run: standing back for others, in a domain of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from rise_perception.nodes import node_process
+from rise_perception.nodes.node_process import free_domain
 
 SHOW = """
 import os
@@ -48,3 +51,27 @@ def test_a_process_stands_back_on_any_kernel() -> None:
             check=True,
         )
         assert told.stdout.split() == ["7"]
+
+
+def test_two_processes_never_get_the_same_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from rise_perception.nodes.node_process import free_domain; print(free_domain()); input()"
+    others = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    try:
+        theirs = {int(other.stdout.readline()) for other in others}
+        assert len(theirs) == 3
+        # Drawn in order, so that theirs would come first: nobody listens there yet, and yet they are taken.
+        first = [*theirs, *(set(range(1, 102)) - theirs)]
+        monkeypatch.setattr(
+            node_process.random.SystemRandom, "shuffle", lambda _, items: items.__init__(first)
+        )
+        assert free_domain() not in theirs
+    finally:
+        for other in others:
+            other.communicate("")
+    monkeypatch.setattr(node_process, "_claimed", dict.fromkeys(range(1, 102)))
+    assert free_domain() == first[0], "when all are its own, one of them serves again"

@@ -15,10 +15,12 @@ from rise_perception.core import resources
 
 POLICY = resources.find("config") / "sros2_policy.xml"
 NODES = ("segmentation_node", "interaction_node", "learner_node")
-#: With vision_msgs, and with use_sim_time.
+#: With use_sim_time, with tf2_msgs where transforms are asked for, and with vision_msgs.
 SOMETIMES = {
     "/clock",
-    *(f"/segmentation_node/{name}" for name in ("detections", "label_info", "vision_info")),
+    "/tf",
+    "/tf_static",
+    *(f"/segmentation_node/{name}" for name in ("detections", "detections_3d", "label_info", "vision_info")),
 }
 #: What an action makes of its name.
 ACTION_TOPICS, ACTION_SERVICES = ("feedback", "status"), ("send_goal", "get_result", "cancel_goal")
@@ -44,10 +46,10 @@ def graph(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     """The three nodes of a robot that learns, with their default names and topics."""
     folder = tmp_path_factory.mktemp("policy")
     graph = Graph(folder)
-    stores = {"store": str(folder / "episodes")}
+    stores = {"episode_store": str(folder / "episodes")}
     graph.start("segmentation_node", {"model": str(tiny_model), "device": "cpu"})
     graph.start("interaction_node", {**stores, "min_free_mb": 0})
-    learner = {"models": str(folder / "models"), "model": "rise_small_rgb"}
+    learner = {"model_store": str(folder / "models"), "model": "rise_small_rgb"}
     anchors = write_data(folder / "coco")
     graph.start(
         "learner_node", {**stores, **learner, "anchors": str(anchors), "heldout_anchors": str(anchors)}

@@ -31,7 +31,7 @@ SECOND = 10**9
 def graph(tmp_path_factory, tiny_model) -> Iterator[Graph]:
     """One node serves all tests of this file: whatever one does to it, the next one needs it alive."""
     graph = Graph(tmp_path_factory.mktemp("graph"))
-    graph.start("segmentation_node", {"model": str(tiny_model), "sync_tolerance": 0.01, **RELIABLE})
+    graph.start("segmentation_node", {"model": str(tiny_model), "sync_tolerance_s": 0.01, **RELIABLE})
     yield graph
     graph.close()
 
@@ -257,7 +257,7 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(graph):
         if descriptor.type == Parameter.Type.DOUBLE.value:
             assert descriptor.floating_point_range, descriptor.name
     values = graph.call(GetParameters, f"{NODE}/get_parameters", GetParameters.Request(names=names)).values
-    given = {"model", "sync_tolerance"}
+    given = {"model", "sync_tolerance_s"}
     for name, value in zip(names, values, strict=True):
         if name not in given:
             assert Parameter.from_parameter_msg(_parameter(name, value)).value == documented[name], name

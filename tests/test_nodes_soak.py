@@ -16,7 +16,7 @@ def test_fifteen_seconds_at_thirty_hertz(tiny_depth_model, scene):
     image, depth = scene
     camera = CameraIntrinsics(160, 120, 200.0, 200.0, 80.0, 60.0)
     frames = [Frame(np.roll(image, shift, 1), np.roll(depth, shift, 1), camera) for shift in (0, 5, 10)]
-    parameters = {"model": str(tiny_depth_model), "sync_tolerance": 0.01}
+    parameters = {"model": str(tiny_depth_model), "sync_tolerance_s": 0.01}
     result = soak(parameters, frames, rate=30.0, seconds=15.0)
     assert result.sent > 50
     assert len(result.latencies) > 10

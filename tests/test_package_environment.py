@@ -173,3 +173,43 @@ def test_colcon_builds_the_workspace_and_an_installed_node_runs(tmp_path, tiny_m
             node.terminate()
             node.wait(60)
         graph.close()
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_models_config_and_launch_and_works_in_a_clean_environment(tmp_path):
+    """`pip install` of the built wheel, away from the checkout; dependencies are lent by this environment."""
+    (tmp_path / "source").mkdir()
+    for name in ("rise_perception", "config", "launch", "models", "resource", "ros2_ws/src/rise_msgs"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / "source" / name, ignore=ignore)
+    for name in ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = ["wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path / "wheels"]
+    subprocess.run([*pip, *build, tmp_path / "source"], check=True, cwd=tmp_path)
+    (wheel,) = (tmp_path / "wheels").glob("rise_perception-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "clean"], check=True)
+    python = tmp_path / "clean/bin/python"
+    subprocess.run([*pip, "--python", python, "install", "-q", "--no-deps", wheel], check=True)
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = subprocess.run(where, capture_output=True, text=True).stdout.strip()
+    # Behind the clean environment's own packages; no .pth file of the lender is followed.
+    Path(site, "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    code = """
+import numpy as np, rise_perception
+from rise_perception import Segmenter
+from rise_perception.core import resources
+print(rise_perception.__file__, *(resources.find(name) for name in ("models", "config", "launch", "msg")))
+print(len(Segmenter.load("rise_small_rgb")(np.zeros((120, 160, 3), np.uint8))))
+"""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "AMENT_PREFIX_PATH")}
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr[-2000:]
+    places = done.stdout.split("\n")[0].split(" ")
+    assert len(places) == 5
+    assert all(place.startswith(str(tmp_path / "clean")) for place in places), places
+    done = subprocess.run(
+        [tmp_path / "clean/bin/rise", "info", "rise_small_rgbd"], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "rise_small_rgbd" in done.stdout

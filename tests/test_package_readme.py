@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rise_perception.cli.main import COMMANDS, build_parser
-from rise_perception.network.checkpoint import read_card
+from rise_perception.network.card import read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

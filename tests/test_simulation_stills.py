@@ -227,6 +227,7 @@ def test_the_same_camera_takes_different_pictures_only_by_grain() -> None:
         ({"width": 8}, "8x120"),
         ({"views": 0}, "views"),
         ({"seed": -3}, "seed"),
+        ({"world": 3}, "world"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(change: dict[str, int], word: str) -> None:

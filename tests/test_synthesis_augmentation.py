@@ -8,6 +8,7 @@ import torch
 from tiny_data import labelled, rectangles
 
 from rise_perception.synthesis.augmentation import (
+    DepthNoise,
     GeometricAugmentation,
     Geometry,
     StrongColour,
@@ -189,3 +190,37 @@ def test_planckian_jitter_runs_from_red_to_blue() -> None:
     picture = torch.randint(0, 200, (3, 16, 16), dtype=torch.uint8)
     assert (planckian(picture, 6500.0).int() - picture.int()).abs().max() <= 1
     assert planckian(torch.full((3, 1, 1), 250, dtype=torch.uint8), 2000.0)[0] == 255  # clipped, not wrapped
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_matrix_of_a_geometry_says_where_its_points_go(seed: int) -> None:
+    """A spot of seven pixels a side, off the centre: its centre of mass goes where the matrix says."""
+    torch.manual_seed(seed)
+    geometry = GeometricAugmentation((0.8, 1.25), flip=0.5, rotation=25.0).draw(120, 200)
+    spot = torch.zeros(1, 120, 200)
+    spot[0, 50:57, 120:127] = 1
+    _, got = geometry(torch.zeros(3, 120, 200, dtype=torch.uint8), spot)
+    rows, columns = np.nonzero(got[0].numpy() > 0.5)
+    expected = geometry.matrix(120, 200) @ [123.5, 53.5, 1.0]
+    assert np.abs([columns.mean() + 0.5, rows.mean() + 0.5] - expected).max() < 0.6
+
+
+def test_depth_noise_grows_with_depth_and_leaves_holes() -> None:
+    torch.manual_seed(0)
+    depth = np.full((120, 160), 0.5, np.float32)
+    depth[:, 80:] = 2.0
+    depth[:10] = 0.0
+    noise = DepthNoise()
+    drawn = [noise(depth) for _ in range(30)]
+    assert all(d.dtype == np.float32 and d.shape == depth.shape for d in drawn)
+    assert all((d >= 0).all() and (d[:10] == 0).all() for d in drawn)
+    lost = [((d == 0) & (depth > 0)).mean() for d in drawn]
+    assert 0.002 < np.mean(lost) < 0.1
+    near, far = (
+        np.mean([np.std((d - depth)[part & (d > 0)]) for d in drawn]) for part in (depth == 0.5, depth == 2.0)
+    )
+    assert 12 < far / near < 20  # by the square of the depth
+    assert 0.001 < far < 0.016
+    assert DepthNoise(0.0)(depth) is depth
+    stronger = [((d == 0) & (depth > 0)).mean() for d in (DepthNoise(3.0)(depth) for _ in range(30))]
+    assert np.mean(stronger) > 1.5 * np.mean(lost)

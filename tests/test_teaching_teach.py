@@ -17,7 +17,8 @@ from rise_perception.core.errors import DataError, ModelError
 from rise_perception.data.annotated import read_annotated
 from rise_perception.data.images import write_image
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, file_checksum, load_model, save_model
+from rise_perception.network.card import ModelCard, file_checksum
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.teaching import trainer as trainer_module
 from rise_perception.teaching.config import Recipe, TeachConfig, plan_rounds
 from rise_perception.teaching.page import write_page

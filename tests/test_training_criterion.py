@@ -16,11 +16,14 @@ from rise_perception.network.rise import RiseNetwork
 from rise_perception.training.association import association_loss
 from rise_perception.training.boxes import iou_and_giou, masks_to_boxes, to_centre, to_corners
 from rise_perception.training.criterion import (
+    PARTS,
     LossConfig,
     Matches,
     dice_loss,
     focal_loss,
+    mask_iou,
     match,
+    quality_focal_loss,
     supervised_loss,
 )
 from rise_perception.training.matching import Targets, match_hungarian
@@ -32,6 +35,42 @@ def test_focal_loss_is_torchvisions() -> None:
     expected = torchvision.ops.sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2)
     torch.testing.assert_close(focal_loss(logits, targets), expected)
     assert focal_loss(torch.tensor([60.0, -60.0]), torch.tensor([0.0, 1.0])).isfinite().all()
+
+
+def test_quality_focal_loss_is_least_where_the_score_is_the_quality() -> None:
+    quality = torch.tensor([0.0, 0.3, 0.8, 1.0])
+    logits = torch.linspace(-9, 9, 1801)[:, None]
+    losses = quality_focal_loss(logits.expand(-1, 4), quality.expand(1801, -1))
+    best = logits[losses.argmin(0), 0].sigmoid()
+    torch.testing.assert_close(best, quality, atol=0.01, rtol=0)
+    # By hand: score 0.5, quality 1: 0.5^2 * ln 2.
+    assert quality_focal_loss(torch.zeros(1), torch.ones(1)).item() == pytest.approx(0.25 * math.log(2))
+
+
+def test_mask_iou_by_hand() -> None:
+    logits = torch.tensor([[[2.0, 2.0], [-2.0, -2.0]], [[-1.0, -1.0], [-1.0, -1.0]]])
+    targets = torch.tensor([[[True, False], [True, False]], [[False, False], [False, False]]])
+    torch.testing.assert_close(mask_iou(logits, targets), torch.tensor([1 / 3, 0.0]))
+
+
+def test_with_quality_a_score_learns_how_well_its_mask_fits() -> None:
+    with pytest.raises(ConfigError, match="classification"):
+        LossConfig(classification="best")
+    torch.manual_seed(0)
+    none, whole = torch.zeros(1, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.bool)
+    whole[0, 2:6, 2:6] = True
+    targets = [Targets(none, torch.tensor([[0.5, 0.5, 0.5, 0.5]]), whole, none)]
+    half = torch.full((8, 8), -5.0)
+    half[2:6, 2:4] = 5.0  # half of the object: an IoU of 0.5
+    logits = torch.zeros(1, 1, 1, requires_grad=True)
+    boxes = torch.tensor([[[0.5, 0.5, 0.5, 0.5]]])
+    outputs = QueryOutputs(logits, boxes, None, lambda batch, query: half.expand(len(batch), 8, 8))
+    supervised_loss(outputs, targets, LossConfig(classification="quality"))["classes"].backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().item() < 1e-6, "a score of 0.5 is right for an IoU of 0.5"
+    logits.grad = None
+    supervised_loss(outputs, targets, LossConfig())["classes"].backward()
+    assert logits.grad.item() < -0.01, "with focal loss it rises whatever the mask"
 
 
 def test_dice_loss_by_hand() -> None:
@@ -120,6 +159,57 @@ def test_every_term_by_hand() -> None:
     torch.testing.assert_close(losses["total"], total / count, atol=1e-5, rtol=1e-5)
 
 
+def test_the_sums_are_logged_in_their_parts() -> None:
+    losses = supervised_loss(random_outputs(3, auxiliary=1), TARGETS, LossConfig())
+    torch.testing.assert_close(losses["boxes/l1"] + losses["boxes/giou"], losses["boxes"].detach())
+    torch.testing.assert_close(losses["masks/dice"] + losses["masks/focal"], losses["masks"].detach())
+    assert all(losses[name] > 0 and not losses[name].requires_grad for name in PARTS)
+
+
+def test_weights_of_targets_scale_what_they_teach() -> None:
+    """Of a target that counts for nothing only the background around it is learned."""
+    outputs, t = random_outputs(1), TARGETS[0]
+
+    def losses(*weights: float) -> dict[str, Tensor]:
+        weighted = Targets(t.classes, t.boxes, t.masks, t.ids, torch.tensor(weights))
+        return supervised_loss(outputs, [weighted], LossConfig("hungarian"))
+
+    plain = supervised_loss(outputs, [t], LossConfig("hungarian"))
+    whole, half, none = losses(1, 1), losses(0.5, 0.5), losses(0, 0)
+    for name in ("classes", "boxes", "masks", "total"):
+        torch.testing.assert_close(whole[name], plain[name])
+        torch.testing.assert_close(half[name], (whole[name] + none[name]) / 2)
+    assert none["boxes"] == none["masks"] == 0
+    assert 0 < none["classes"] < whole["classes"]
+    first, second = losses(1, 0), losses(0, 1)
+    for name in ("boxes", "masks"):
+        torch.testing.assert_close(first[name] + second[name], whole[name])
+    assert t.to(torch.device("cpu")).weights is None
+    some = Targets(t.classes, t.boxes, t.masks, t.ids, torch.tensor([0.3, 0.6])).of(
+        torch.tensor([False, True])
+    )
+    assert (some.ids.tolist(), some.to(torch.device("cpu")).weights) == ([1], torch.tensor([0.6]))
+
+
+def test_the_cost_of_hungarian_matching_is_configured() -> None:
+    """With the L1 alone each object gets the query with the nearest box."""
+    outputs = random_outputs(1)
+    pairs = match(outputs, TARGETS[:1], LossConfig("hungarian", hungarian_cost=(0.0, 1.0, 0.0)))
+    distance = (outputs.boxes[0][:, None] - TARGETS[0].boxes[None]).abs().sum(-1)
+    assert pairs.query[pairs.target.argsort()].tolist() == distance.argmin(0).tolist()
+    expected = match_hungarian(outputs.logits[0], outputs.boxes[0], TARGETS[0])
+    assert match(outputs, TARGETS[:1], LossConfig("hungarian")).query.tolist() == expected[0].tolist()
+
+
+def test_matches_of_some_images_are_numbered_anew() -> None:
+    matches = match(random_outputs(3), TARGETS, LossConfig())
+    some = matches.of_images(torch.tensor([1, 2]))
+    third = matches.batch == 2
+    assert set(some.batch.tolist()) == {1}
+    assert some.query.tolist() == matches.query[third].tolist()
+    assert some.target.tolist() == matches.target[third].tolist()
+
+
 def test_auxiliary_stages_count_like_the_last() -> None:
     outputs = random_outputs(3, auxiliary=2)
     alone = [
@@ -152,7 +242,7 @@ def test_some_of_the_images_are_predicted_as_before() -> None:
 
 
 def test_matches_name_image_query_and_object() -> None:
-    matches = match(random_outputs(3), TARGETS, "optimal_transport")
+    matches = match(random_outputs(3), TARGETS, LossConfig())
     assert matches.batch.tolist() == sorted(matches.batch.tolist())
     assert set(matches.batch.tolist()) == {0, 2}
     for b, t in zip(matches.batch.tolist(), matches.target.tolist(), strict=True):
@@ -167,7 +257,7 @@ def test_empty_targets_teach_classes_only(matching: str, selection: str) -> None
     outputs = network(torch.randn(2, 3, 64, 96))
     empty = [mask_targets(torch.zeros(0, 16, 24, dtype=torch.bool))] * 2
     losses = supervised_loss(outputs, empty, LossConfig(matching=matching))
-    matches = match(outputs, empty, matching)
+    matches = match(outputs, empty, LossConfig(matching))
     assert len(matches.query) == 0
     assert losses["boxes"] == losses["masks"] == 0
     assert losses["classes"] > 0
@@ -183,7 +273,7 @@ def test_more_objects_than_queries_is_finite() -> None:
     boxes = [[0.1 + 0.05 * i, 0.5, 0.1, 0.2] for i in range(16)]
     outputs = random_outputs(1)
     losses = supervised_loss(outputs, [box_targets(boxes)], LossConfig())
-    assert len(match(outputs, [box_targets(boxes)], "optimal_transport").query) == 12
+    assert len(match(outputs, [box_targets(boxes)], LossConfig()).query) == 12
     assert losses["total"].isfinite()
 
 
@@ -224,7 +314,10 @@ def test_masks_per_image_bounds_what_is_drawn_not_what_it_weighs() -> None:
     torch.testing.assert_close(values[0]["masks"], values[1]["masks"])  # alike masks: three stand for six
 
 
-@pytest.mark.parametrize("bad", [{"matching": "none"}, {"box_weight": -1.0}, {"masks_per_image": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"matching": "none"}, {"box_weight": -1.0}, {"masks_per_image": 0}, {"hungarian_cost": (2.0, 5.0)}],
+)
 def test_bad_weights_are_named(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=f"loss.{next(iter(bad))}"):
         LossConfig(**bad)  # type: ignore[arg-type]
@@ -344,7 +437,7 @@ def test_the_network_learns_from_all_terms() -> None:
         masks[0, 2:7, 3:9] = masks[1, 8:14, 12:20] = masks[2, 1:4, 15:22] = True
         targets = [mask_targets(masks)] * 2
         losses = supervised_loss(outputs, targets, LossConfig())
-        matches = match(outputs, targets, "optimal_transport")
+        matches = match(outputs, targets, LossConfig())
         (losses["total"] + association_loss(outputs.embeddings, matches, targets)).backward()
         silent = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().sum() == 0]
         assert not silent

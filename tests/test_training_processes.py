@@ -29,7 +29,9 @@ from rise_perception.training.trainer import HISTORY, Trainer
 def joined(data: Path, out: Path, threshold: float) -> TrainConfig:
     """Two labelled and two unlabelled scenes a step; frozen norms, which do not depend on the batch."""
     sections = {
-        "self_supervision": SelfSupervisionConfig("threshold", (threshold, threshold), mask_threshold=0.4),
+        "self_supervision": SelfSupervisionConfig(
+            "threshold", (threshold, threshold), mask_threshold=(0.4, 0.4)
+        ),
         "sequences": SequenceConfig(objects=2, bank=4),
     }
     return configure(
@@ -108,7 +110,7 @@ def test_kill_minus_nine_at_random_times(tmp_path: Path) -> None:
     """`rise train` is killed three times, wherever it is; then the losses are those of a run in peace."""
     data = write_data(tmp_path / "data")
     config = configure(data, tmp_path / "killed", {"dropout": 0.1}, {"unlabelled": (str(data),)})
-    trusting = SelfSupervisionConfig("threshold", (0.0, 0.0), mask_threshold=0.45)
+    trusting = SelfSupervisionConfig("threshold", (0.0, 0.0), mask_threshold=(0.45, 0.45))
     steps = dataclasses.replace(
         config.optimisation, iterations=60, save_every=4, average=0.9, learning_rate=1e-4
     )

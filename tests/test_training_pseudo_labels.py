@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rise_perception.core.errors import ConfigError
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.training.boxes import to_corners
+from rise_perception.training.boxes import to_centre, to_corners
 from rise_perception.training.criterion import LossConfig
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import (
@@ -20,16 +21,23 @@ from rise_perception.training.pseudo_labels import (
     UNKNOWN,
     SelfSupervisionConfig,
     class_threshold,
+    mask_quality,
+    mask_threshold,
     pseudo_targets,
     quantile_level,
     resolve_overlaps,
     select,
+    unlabelled_factor,
+    warped,
+    warped_boxes,
     without_pasted,
 )
 from rise_perception.training.total_loss import unlabelled_loss
 
 PAPER = SelfSupervisionConfig()
 T = 12_000
+#: The selectors that the paper compares.
+PAPERS = [selector for selector in SELECTORS if selector != "soft"]
 
 
 # ---- Eq. 6 ----
@@ -55,7 +63,7 @@ def test_the_quantile_loosens_with_time() -> None:
 
 
 def selected(scores: list[float], selector: str, t: int, total: int) -> list[bool]:
-    """Eq. 6 in plain words: sets of scores, sorted; the quantile interpolates between neighbours."""
+    """Eq. 6 in plain words: sets of scores, sorted; the quantile is the nearest of them."""
     start, end = 0.5, 0.85
     threshold = start + (end - start) * (t // 1000) / ((total - 1) // 1000)
 
@@ -63,11 +71,7 @@ def selected(scores: list[float], selector: str, t: int, total: int) -> list[boo
         if not kept:
             return []
         ranked = sorted(kept)
-        position = 0.995 * (1 - t / total) * (len(ranked) - 1)
-        below = int(position)
-        above = min(below + 1, len(ranked) - 1)
-        limit = ranked[below] + (position - below) * (ranked[above] - ranked[below])
-        return [s for s in kept if s >= limit - 1e-7]
+        return [s for s in kept if s >= ranked[round(0.995 * (1 - t / total) * (len(ranked) - 1))]]
 
     def above_threshold(kept: list[float]) -> list[float]:
         return [s for s in kept if s >= threshold]
@@ -84,7 +88,7 @@ def selected(scores: list[float], selector: str, t: int, total: int) -> list[boo
     return [s in kept for s in scores]
 
 
-@pytest.mark.parametrize("selector", SELECTORS)
+@pytest.mark.parametrize("selector", PAPERS)
 def test_selection_is_the_papers_at_every_step(selector: str) -> None:
     config = SelfSupervisionConfig(selector=selector)
     generator = torch.Generator().manual_seed(0)
@@ -101,7 +105,7 @@ def test_selection_is_the_papers_at_every_step(selector: str) -> None:
 def test_the_selectors_differ() -> None:
     """Among many bad scores, the quantile of all lets pass what that of the survivors does not."""
     scores = torch.cat([torch.full((50,), 0.1), torch.linspace(0.6, 0.9, 10)])
-    kept = {s: int(select(scores, SelfSupervisionConfig(selector=s), 6000, T).sum()) for s in SELECTORS}
+    kept = {s: int(select(scores, SelfSupervisionConfig(selector=s), 6000, T).sum()) for s in PAPERS}
     assert kept == {"cascade": 4, "threshold": 7, "quantile": 60, "reversed": 7}
 
 
@@ -110,6 +114,21 @@ def test_scores_that_all_fail_select_nothing(selector: str) -> None:
     low = select(torch.full((9,), 0.01), SelfSupervisionConfig(selector=selector), 6000, T)
     assert low.sum() == (9 if selector == "quantile" else 0)  # of equal scores each is at the quantile
     assert select(torch.zeros(0), SelfSupervisionConfig(selector=selector), 0, T).shape == (0,)
+
+
+def test_the_lowest_trusted_score_is_not_lost_at_every_step() -> None:
+    """A trap: a quantile between two scores lies above the lowest of them at any level above zero."""
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6])
+    steps = range(0, T, 100)
+
+    def kept(method: str) -> list[int]:
+        config = SelfSupervisionConfig(quantile_method=method, class_threshold=(0.5, 0.5))
+        return [int(select(scores, config, t, T).sum()) for t in steps]
+
+    assert max(kept("linear")) == 3
+    assert kept("nearest")[0] == kept("lower")[0] - 1 == 1  # 0.995 of the way from the first to the fourth
+    for method, share in (("nearest", 1 / 6), ("lower", 1 / 3)):
+        assert kept(method).count(4) / len(steps) == pytest.approx(share, abs=0.02)
 
 
 def test_one_score_passes_its_own_quantile() -> None:
@@ -153,7 +172,7 @@ def test_pixels_above_the_mask_threshold_form_the_mask(threshold: float) -> None
     """Eq. 7."""
     probability = torch.zeros(1, 12, 30)
     probability[0, 3, 5:9] = torch.tensor([0.2, 0.4, 0.6, 0.8])
-    got = targets_of(outputs_of([[0.9]], probability), mask_threshold=threshold)
+    got = targets_of(outputs_of([[0.9]], probability), mask_threshold=(threshold, threshold))
     assert torch.equal(got.masks, probability > threshold)
 
 
@@ -320,10 +339,137 @@ def test_autocast_counts_pixels_exactly() -> None:
         ({"class_threshold": (0.5,)}, "class_threshold"),
         ({"class_threshold": (0.5, 1.5)}, "class_threshold"),
         ({"quantile": 2.0}, "quantile is 2.0"),
-        ({"mask_threshold": -0.1}, "mask_threshold is -0.1"),
+        ({"mask_threshold": (0.5, -0.1)}, "mask_threshold is"),
+        ({"burn_in": 1.5}, "burn_in is 1.5"),
+        ({"trust": "box"}, "trust is 'box'"),
+        ({"quantile_method": "higher"}, "quantile_method is 'higher'"),
         ({"threshold_every": 0}, "threshold_every is 0"),
     ],
 )
 def test_bad_settings_are_named(bad: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=f"self_supervision.{words}"):
         SelfSupervisionConfig(**bad)
+
+
+# ---- switches beyond the paper's own setting ----
+
+
+def test_the_mask_threshold_rises_with_the_class_threshold() -> None:
+    """The paper's appendix C: 0.5 to 0.85."""
+    config = SelfSupervisionConfig(mask_threshold=(0.5, 0.85))
+    for t in (0, 999, 1000, 5432, T - 1):
+        assert mask_threshold(config, t, T) == class_threshold(PAPER, t, T)
+        assert mask_threshold(PAPER, t, T) == 0.5
+    probability = torch.zeros(1, 12, 30)
+    probability[0, 3, 5:9] = torch.tensor([0.4, 0.6, 0.8, 0.9])
+    outputs, areas = outputs_of([[0.99]], probability), []
+    for t in (0, T - 1):
+        config = SelfSupervisionConfig(**(OPEN | {"mask_threshold": (0.5, 0.85)}))
+        areas.append(int(pseudo_targets(outputs, [NOTHING], config, t, T)[0].masks.sum()))
+    assert areas == [3, 1]
+
+
+def test_unlabelled_images_burn_in_and_ramp_up() -> None:
+    config = SelfSupervisionConfig(burn_in=0.2, ramp=0.4)
+    assert [unlabelled_factor(config, t, 10) for t in range(10)] == pytest.approx(
+        [0, 0, 0, 0.25, 0.5, 0.75, 1, 1, 1, 1]
+    )
+    sudden = SelfSupervisionConfig(burn_in=0.5)
+    assert [unlabelled_factor(sudden, t, 4) for t in range(4)] == [0, 0, 1, 1]
+    assert unlabelled_factor(PAPER, 0, T) == 1
+
+
+def test_mask_quality_is_the_mean_probability_of_its_pixels() -> None:
+    probability = torch.zeros(3, 12, 30)
+    probability[0, 2, :3] = torch.tensor([0.9, 0.7, 0.4])
+    probability[1, 5, :2] = 1.0
+    assert mask_quality(probability, 0.5).tolist() == pytest.approx([0.8, 1.0, 0.0])
+
+
+def test_trust_by_class_and_mask_prefers_the_sharper_mask() -> None:
+    """The better class has the blurred mask: 0.9 x 0.55 against 0.8 x 0.95."""
+    masks = regions([(0, 0, 10, 10), (15, 0, 25, 10)]).float() * torch.tensor([0.55, 0.95])[:, None, None]
+    outputs = outputs_of([[0.9], [0.8]], masks)
+    limit = {"class_threshold": (0.6, 0.6)}
+    assert [b[0] for b in corners(targets_of(outputs, **limit))] == [0, 15]
+    got = targets_of(outputs, **limit, trust="class_times_mask")
+    assert corners(got) == [[15, 0, 25, 10]]
+
+
+def test_soft_targets_count_by_how_much_they_are_trusted() -> None:
+    masks = regions([(0, 0, 5, 10), (8, 0, 14, 10), (16, 0, 22, 10)]).float()
+    outputs = outputs_of([[0.9], [0.3], [0.05]], masks * 0.8)
+    pasted = mask_targets(regions([(24, 0, 29, 6)]))
+    soft: dict[str, Any] = {"selector": "soft", "trust": "class_times_mask"}
+    got = targets_of(outputs, pasted, **soft)
+    assert [b[0] for b in corners(got)] == [24, 0, 8]  # below the noise is no target
+    assert got.weights is not None
+    assert got.weights.tolist() == pytest.approx([1.0, 0.72, 0.24])
+    assert targets_of(outputs).weights is None
+
+
+# ---- the student's own geometry ----
+
+
+def moved(
+    scale: float = 1.0, turn: float = 0.0, shift: tuple[float, float] = (0, 0), flip: bool = False
+) -> Tensor:
+    """A map of fractions, by hand: about the centre, then a shift."""
+    cos, sin = scale * math.cos(turn), scale * math.sin(turn)
+    linear = torch.tensor([[cos, -sin], [sin, cos]]) @ torch.diag(torch.tensor([-1.0 if flip else 1.0, 1.0]))
+    centre = torch.tensor([0.5, 0.5])
+    return torch.cat([linear, (centre - linear @ centre + torch.tensor(shift))[:, None]], 1)
+
+
+def test_pseudo_masks_and_boxes_move_into_the_students_view() -> None:
+    """A trap: labels of x1 on the pixels of x3. A shift by three columns and one row, and a mirror image."""
+    masks = regions([(2, 1, 12, 4), (20, 5, 28, 12)])
+    boxes = to_centre(torch.tensor([[2, 1, 12, 4], [20, 5, 28, 12]]) / torch.tensor([30, 12, 30, 12]))
+    outputs = outputs_of([[0.9], [0.8]], masks.float(), boxes)
+    for change, expected in (
+        (moved(shift=(3 / 30, 1 / 12)), [[5, 2, 15, 5], [23, 6, 30, 12]]),
+        (moved(flip=True), [[18, 1, 28, 4], [2, 5, 10, 12]]),
+    ):
+        for to_box in (True, False):
+            config = SelfSupervisionConfig(**OPEN, mask_to_box=to_box)
+            (got,) = pseudo_targets(outputs, [NOTHING], config, 0, T, change[None])
+            assert corners(got) == expected
+            assert torch.equal(got.masks, regions([tuple(box) for box in np.array(expected, int)]))
+
+
+def test_what_leaves_the_students_view_is_no_target() -> None:
+    outputs = outputs_of([[0.9], [0.8]], regions([(0, 0, 8, 12), (16, 0, 22, 12)]).float())
+    (got,) = pseudo_targets(
+        outputs, [NOTHING], SelfSupervisionConfig(**OPEN), 0, T, moved(shift=(-0.4, 0))[None]
+    )
+    assert corners(got) == [[4, 0, 10, 12]]
+
+
+def test_pasted_objects_are_known_in_the_students_view() -> None:
+    """Their masks there take precedence; what the teacher says about them moves onto them and is dropped."""
+    masks = regions([(2, 0, 8, 12), (14, 0, 20, 12)]).float()
+    pasted = mask_targets(regions([(8, 0, 14, 12)]))  # at columns 2 to 8 of x1
+    change = moved(shift=(6 / 30, 0))[None]
+    (got,) = pseudo_targets(
+        outputs_of([[0.9], [0.8]], masks), [pasted], SelfSupervisionConfig(**OPEN), 0, T, change
+    )
+    assert corners(got) == [[8, 0, 14, 12], [20, 0, 26, 12]]
+    assert got.ids.tolist() == [0, UNKNOWN]
+
+
+def test_a_turned_box_is_the_box_around_its_corners() -> None:
+    box = to_centre(torch.tensor([[0.4, 0.45, 0.6, 0.55]]))
+    got = to_corners(warped_boxes(box, moved(turn=math.pi / 2)))
+    torch.testing.assert_close(got, torch.tensor([[0.45, 0.4, 0.55, 0.6]]))
+
+
+def test_autocast_does_not_blur_places() -> None:
+    """In bfloat16 a place of 0.7 is off by a pixel of 600."""
+    mask = regions([(400, 2, 430, 9)], (12, 600)).float()
+    change = moved(1.1, shift=(-0.0712, 0.0))
+    box = to_centre(torch.tensor([[400 / 600, 2 / 12, 430 / 600, 9 / 12]]))
+    exact = warped(mask, change), warped_boxes(box, change)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(warped(mask, change), exact[0])
+        assert torch.equal(warped_boxes(box, change), exact[1])
+    assert warped(mask[:0], change).shape == (0, 12, 600)

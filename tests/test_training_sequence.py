@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sequences import L_SHAPE, blank, maker
-from tiny_data import bank_of, cut_out, labelled, rectangles
+from tiny_data import SAME_VIEW, bank_of, cut_out, labelled, rectangles
 
 from rise_perception.data.coco import LabelledImage
 from rise_perception.synthesis.augmentation import GeometricAugmentation
@@ -161,6 +161,58 @@ def test_strong_is_before_in_all_but_colour(strength: float) -> None:
     assert np.array_equal(before.image, strong.image) == (strength == 0)
 
 
+#: x3 with a geometry of its own, and nothing else.
+OWN_VIEW = {"strong_scale": (0.8, 1.25), "strong_rotation": 20.0, "strong_flip": 0.5}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_labels_of_strong_move_with_its_pixels(seed: int) -> None:
+    """The trap of a second geometry: masks, depth, classes and identities go where the pixels go."""
+    torch.manual_seed(seed)
+    made = maker(objects=0, **OWN_VIEW)(labelled(rectangles([(12, 8, 32, 32), (48, 21, 80, 56)])), BANK)
+    before, strong = made.before, made.strong
+    assert made.to_strong is not None
+    assert not np.array_equal(strong.masks, before.masks)
+    assert set(strong.ids.tolist()) <= set(before.ids.tolist())
+    assert strong.depth is not None
+    for mask, identity in zip(strong.masks, strong.ids.tolist(), strict=True):
+        index = before.ids.tolist().index(identity)
+        assert (strong.depth[mask] == 1.0 + index).all()
+        assert np.median(strong.image[mask]) == 50 + 50 * index
+    # The first image is left as it was, and so is the second view.
+    torch.manual_seed(seed)
+    plain = maker(objects=0)(labelled(rectangles([(12, 8, 32, 32), (48, 21, 80, 56)])), BANK)
+    for name in ("before", "after"):
+        for part in ("image", "masks", "depth"):
+            assert np.array_equal(getattr(getattr(made, name), part), getattr(getattr(plain, name), part))
+    assert plain.to_strong is None
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_points_of_before_are_found_again_in_strong(seed: int) -> None:
+    """Where the map says, not merely somewhere: a small pasted object in both views."""
+    torch.manual_seed(seed)
+    made = maker(objects=1, **OWN_VIEW)(blank((128, 192)), BANK)
+    assert made.to_strong is not None
+    if len(made.strong.masks) == 0:
+        x, y = made.to_strong @ [*(np.argwhere(made.before.masks[0]).mean(0)[::-1] + 0.5), 1.0]
+        assert not (8 < x < 184 and 8 < y < 120)  # it has left the view
+        return
+    centres = [np.argwhere(v.masks[0]).mean(0)[::-1] + 0.5 for v in (made.before, made.strong)]
+    at_border = made.strong.masks[0][[0, -1]].any() or made.strong.masks[0][:, [0, -1]].any()
+    assert np.abs(made.to_strong @ [*centres[0], 1.0] - centres[1]).max() < (6.0 if at_border else 1.0)
+
+
+def test_only_the_students_view_has_the_depth_noise() -> None:
+    torch.manual_seed(0)
+    made = maker(objects=0, depth_noise=1.0)(blank(metres=1.0), InstanceBank(1))
+    for view in (made.before, made.after):
+        assert view.depth is not None
+        assert set(np.unique(view.depth)) <= {0.0, 1.0}
+    assert made.strong.depth is not None
+    assert len(np.unique(made.strong.depth)) > 100
+
+
 def test_the_same_seed_makes_the_same_views() -> None:
     def views(seed: int) -> list[bytes]:
         torch.manual_seed(seed)
@@ -249,7 +301,9 @@ def test_a_real_later_frame_is_what_after_builds_upon() -> None:
     made = maker(objects=1, removed=0.0, moved=0.0, added=0.0)(first, BANK, later)
     assert made.before.ids.tolist() == [4, 7, FIRST_PASTED]
     assert made.after.ids.tolist() == [4, 99, FIRST_PASTED]
-    turned = SequenceMaker(SequenceConfig(objects=0), GeometricAugmentation((1, 1), 1.0, 0.0), 0.0)
+    turned = SequenceMaker(
+        SequenceConfig(objects=0, **SAME_VIEW), GeometricAugmentation((1, 1), 1.0, 0.0), 0.0
+    )
     flipped = turned(first, InstanceBank(1), later)
     for view in (flipped.before, flipped.after):  # flipped both, or the shared object would be elsewhere
         assert np.argwhere(view.masks[0])[:, 1].mean() > 60

@@ -16,17 +16,18 @@ from torch import Tensor
 
 from rise_perception.core.errors import ConfigError
 from rise_perception.network.outputs import QueryOutputs
+from rise_perception.training import pseudo_labels
 from rise_perception.training.association import association_loss
 from rise_perception.training.batches import Batch, Key, Scenes, to_network, training_loader
 from rise_perception.training.config import SequenceConfig, TrainConfig
 from rise_perception.training.criterion import LossConfig, match, supervised_loss
-from rise_perception.training.matching import Targets
+from rise_perception.training.matching import MATCHERS, Targets
 from rise_perception.training.pseudo_labels import UNKNOWN, SelfSupervisionConfig
 from rise_perception.training.sequence import FIRST_PASTED
 from rise_perception.training.total_loss import unified_loss, unlabelled_loss
 
 #: Trusts a network that has not learned anything yet.
-TRUSTING = {"selector": "threshold", "class_threshold": (0.0, 0.0), "mask_threshold": 0.5}
+TRUSTING = {"selector": "threshold", "class_threshold": (0.0, 0.0)}
 
 
 # ---- Eq. 9 ----
@@ -73,13 +74,89 @@ def test_the_unified_loss_is_the_sum_of_its_terms(matching: str) -> None:
     labelled = supervised_loss(outputs.of_images(torch.arange(4)), KNOWN[:4], config)
     unlabelled = supervised_loss(outputs.of_images(torch.tensor([4])), PSEUDO[:1], config)["total"]
     assert outputs.embeddings is not None
-    embeddings = association_loss(outputs.embeddings, match(outputs, KNOWN, matching), KNOWN)
+    embeddings = association_loss(outputs.embeddings, match(outputs, KNOWN, config), KNOWN)
     for name in ("classes", "boxes", "masks"):
         assert losses[name] == labelled[name]
     torch.testing.assert_close(losses["unlabelled"], unlabelled)
     torch.testing.assert_close(losses["embeddings"], embeddings)
     assert min(unlabelled, embeddings) > 0
     torch.testing.assert_close(losses["total"], labelled["total"] + 0.7 * unlabelled + 0.3 * embeddings)
+
+
+def test_no_stage_is_matched_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labelled images: once per stage; others: pasted objects in the last stage, pseudo-labels in each."""
+    calls: list[int] = []
+    plain = MATCHERS["optimal_transport"]
+
+    def counting(logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        calls.append(len(targets))
+        return plain(logits, boxes, targets)
+
+    monkeypatch.setitem(MATCHERS, "optimal_transport", counting)
+    unified_loss(some_outputs(8), KNOWN, LABELLED, PSEUDO, LossConfig())
+    stages, labelled, unlabelled, taught = 2, 4, 4, 1
+    assert len(calls) == stages * labelled + unlabelled + stages * taught
+
+
+def test_nothing_unlabelled_teaches_during_the_burn_in(data: tuple[Path, Path], tmp_path: Path) -> None:
+    steps = losses_of(semi(data, tmp_path, {"burn_in": 0.25, "ramp": 0.5}, iterations=4))
+    assert [step["unlabelled"] > 0 for step in steps[:2]] == [False, False]
+    assert steps[3]["unlabelled"] > 0
+    assert [step.get("pseudo_labels/weight") for step in steps] == [None, None, 0.25, 0.5]
+
+
+def test_soft_targets_reach_the_loss(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo_labels, "LEAST_TRUST", 0.0)  # the network has not learned anything yet
+    soft = losses_of(
+        semi(data, tmp_path / "soft", {"selector": "soft", "trust": "class_times_mask"}, iterations=2)
+    )
+    assert all(step["unlabelled"] > 0 for step in soft)
+    trainer = Recorder(semi(data, tmp_path / "one", {"selector": "soft"}), "t")
+    shake(trainer.network, 0.02)
+    batch = first_batch(trainer.config)
+    (pseudo,) = trainer.pseudo_labels(batch)
+    assert pseudo.weights is not None
+    assert pseudo.weights[: len(batch.targets[2])].tolist() == [1.0] * len(batch.targets[2])
+    assert (pseudo.weights[len(batch.targets[2]) :] < 1).all()
+
+
+def test_pseudo_labels_lie_on_the_pixels_of_the_students_view(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """A teacher that sees red: what it marks in x1 must be what is red in x3, letterbox and all."""
+    config = semi(data, tmp_path)
+    sequences = SequenceConfig(objects=0, strong_scale=(0.8, 1.1), strong_rotation=15.0, depth_noise=0.0)
+    config = dataclasses.replace(
+        config,
+        sequences=sequences,
+        # Wider than the images: the letterbox pads them on the right.
+        network=dataclasses.replace(config.network, image_size=(64, 128)),
+    )
+    trainer = Recorder(config, "t")
+
+    class Red(torch.nn.Module):
+        def forward(self, images: Tensor, padding: Tensor | None) -> QueryOutputs:
+            # The ground is grey: its channels hardly differ after normalisation.
+            red = torch.nn.functional.avg_pool2d((images[:, :1] - images[:, 2:3]) * 20 - 30, 4)
+            return query_outputs(torch.full((len(images), 1, 1), 4.0), torch.rand(len(images), 1, 4), red)
+
+    trainer._teacher = Red  # type: ignore[method-assign,assignment]
+    seen = 0
+    for batch, _ in zip(training_loader(Scenes(config), 0), range(4), strict=False):
+        assert batch.to_strong is not None
+        for pseudo, strong in zip(trainer.pseudo_labels(batch), batch.images[2::2], strict=True):
+            with torch.no_grad():
+                outputs = Red()(strong[None], None)
+            assert outputs.masks is not None
+            zero = torch.zeros(1, dtype=torch.int64)
+            expected = outputs.masks(zero, zero)[0] > 0
+            if len(pseudo) and expected.sum() > 20:
+                both = (pseudo.masks[0] & expected).sum() / (pseudo.masks[0] | expected).sum()
+                assert both > 0.85
+                seen += 1
+    assert seen >= 3
 
 
 def test_the_papers_weights() -> None:

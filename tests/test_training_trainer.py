@@ -21,6 +21,7 @@ from rise_perception.network.rise import RiseNetwork
 from rise_perception.training import trainer as trainer_module
 from rise_perception.training.batches import Scenes, training_loader
 from rise_perception.training.config import OptimisationConfig, SequenceConfig, TrainConfig
+from rise_perception.training.criterion import PARTS
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
 from rise_perception.training.train_state import MovingAverage
 from rise_perception.training.trainer import (
@@ -49,7 +50,7 @@ def semi(data: Path, more: Path, out: Path, teacher: str = "student", **changes:
     """Everything on: pasting, pseudo-labels from the start, augmentation, dropout."""
     sections = {
         "self_supervision": SelfSupervisionConfig(
-            "threshold", (0.0, 0.0), teacher=teacher, mask_threshold=0.45
+            "threshold", (0.0, 0.0), teacher=teacher, mask_threshold=(0.45, 0.45)
         ),
         "sequences": SequenceConfig(objects=3, bank=4),
     }
@@ -107,7 +108,7 @@ def test_tensorboard_holds_each_loss_once_also_after_a_kill(
     log.Reload()
     names = {f"loss/{n}" for n in ("classes", "boxes", "masks", "unlabelled", "embeddings", "total")}
     names |= {"optimisation/rate", "optimisation/norm", "seconds/step", "seconds/waiting_for_data"}
-    names |= {"pseudo_labels/per_image", "pseudo_labels/class_threshold"}
+    names |= {"pseudo_labels/per_image", "pseudo_labels/class_threshold", "pseudo_labels/weight", *PARTS}
     assert set(log.Tags()["scalars"]) == names
     for name in names:
         assert [e.step for e in log.Scalars(name)] == [1, 2, 3, 4, 5, 6], name

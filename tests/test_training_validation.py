@@ -12,7 +12,8 @@ from tiny import tiny_config
 
 from rise_perception.core.regions import ImagePair, Region, encode_mask
 from rise_perception.data.images import write_image
-from rise_perception.network.checkpoint import ModelCard, read_card, save_model
+from rise_perception.network.card import ModelCard, read_card
+from rise_perception.network.checkpoint import save_model
 from rise_perception.network.rise import RiseNetwork
 from rise_perception.training.validation import THRESHOLDS, best_threshold, validate
 

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from rise_perception.core.errors import ModelError
 from rise_perception.grasp_learning.update.model_store import CURRENT, ModelStore, StoredModel
-from rise_perception.network.checkpoint import CARD, WEIGHTS, file_checksum, load_model, read_card
+from rise_perception.network.card import CARD, WEIGHTS, file_checksum, read_card
+from rise_perception.network.checkpoint import load_model
 
 
 @pytest.fixture
@@ -262,6 +263,9 @@ def test_kill_9_at_random_times_leaves_a_good_version_serving(tmp_path: Path, ti
     root = tmp_path / "models"
     store = ModelStore(root, write=True)
     store.begin(tiny_model)
+    begun = time.monotonic()
+    promote(store, 10**6)
+    longest = max(0.2, 2 * (time.monotonic() - begun))  # long enough for a version, however busy the machine
     store.close()
     rng, numbers = random.Random(0), []
     nursery = subprocess.Popen(
@@ -271,7 +275,7 @@ def test_kill_9_at_random_times_leaves_a_good_version_serving(tmp_path: Path, ti
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    guard = threading.Timer(100, nursery.kill)
+    guard = threading.Timer(100 + 100 * longest, nursery.kill)
     guard.start()
     try:
         for number in range(50):
@@ -279,7 +283,7 @@ def test_kill_9_at_random_times_leaves_a_good_version_serving(tmp_path: Path, ti
             nursery.stdin.flush()
             said = {nursery.stdout.readline().strip() for _ in range(2)}
             (child,) = said - {"ready"}
-            time.sleep(rng.uniform(0.0, 0.2))
+            time.sleep(rng.uniform(0.0, longest))
             assert ModelStore(root).serving().version  # while it writes
             os.kill(int(child), signal.SIGKILL)
             assert nursery.stdout.readline().strip() == "dead"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,8 @@ from rise_perception.grasp_learning.update.update import (
     without_unknown,
 )
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, collate, seeded_order
 from rise_perception.training.criterion import LossConfig, supervised_loss
@@ -232,6 +234,18 @@ def test_the_robot_goes_along_and_neither_labels_nor_cut_outs_hold_it(tmp_path: 
     assert ROBOT not in images.taught(0).ids
     assert not is_certain(np.array([ROBOT])).any()
     assert ROBOT not in images[2].ids  # where there was none
+
+
+@pytest.mark.parametrize("classification", ["focal", "quality"])
+def test_a_model_goes_on_learning_what_its_scores_mean(
+    tmp_path: Path, parent: ModelStore, classification: str
+) -> None:
+    serving = parent.serving()
+    serving = dataclasses.replace(
+        serving, card=dataclasses.replace(serving.card, classification=classification)
+    )
+    config = training_config(UpdateConfig(), serving, (str(write_data(tmp_path)),), tmp_path)
+    assert config.loss.classification == classification
 
 
 def test_nothing_is_learned_where_the_robot_is(tmp_path: Path, parent: ModelStore) -> None:

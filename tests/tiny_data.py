@@ -15,9 +15,16 @@ from rise_perception.data.images import write_image
 from rise_perception.synthesis.bank import InstanceBank
 from rise_perception.synthesis.cut_out import CutOut
 from rise_perception.training.batches import Batch
-from rise_perception.training.config import DataConfig, OptimisationConfig, TrainConfig
+from rise_perception.training.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
 from rise_perception.training.trainer import Trainer
 
+#: x3 with the geometry and the depth of x1.
+SAME_VIEW: dict[str, Any] = {
+    "strong_scale": (1.0, 1.0),
+    "strong_rotation": 0.0,
+    "strong_flip": 0.0,
+    "depth_noise": 0.0,
+}
 #: Rectangles (x0, y0, x1, y1) of the objects of each image of 64 x 96 pixels.
 RECTANGLES = [
     [(8, 10, 40, 30), (50, 20, 86, 56)],
@@ -122,6 +129,7 @@ def configure(
         "learning_rate": 1e-3,
         "backbone_factor": 1.0,
     }
+    sections = {"sequences": SequenceConfig(**SAME_VIEW)} | (sections or {})
     steps |= {"clip": 1.0, "save_every": 3, "threads": 1}
     return TrainConfig(
         name="tiny",
@@ -129,7 +137,7 @@ def configure(
         data=DataConfig((str(data),), **(still | (images or {}))),
         network=tiny_config(**(shape | (network or {}))),
         optimisation=OptimisationConfig(**(steps | optimisation)),
-        **(sections or {}),
+        **sections,
     )
 
 

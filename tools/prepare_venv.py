@@ -115,6 +115,8 @@ def install_system_packages() -> None:
         f"{minor}-dev": Path(sysconfig.get_path("include"), "Python.h").is_file() or not debian_python,
         "libegl1": loads("libEGL.so.1"),  # MuJoCo renders through EGL
         "libgl1": loads("libGL.so.1"),
+        "libusb-1.0-0": loads("libusb-1.0.so.0"),  # Open3D
+        "libgomp1": loads("libgomp.so.1"),  # Open3D
         "libgl1-mesa-dri": any(Path("/usr/lib").glob("*/dri/*swrast_dri.so"))
         or any(Path("/usr/lib").glob("*/libgallium*.so"))
         or any(Path("/usr/lib64").glob("dri/*swrast_dri.so"))

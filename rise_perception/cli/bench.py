@@ -14,8 +14,8 @@ from typing import Any
 from rise_perception.core import resources
 
 #: Benchmarks by name; the module of each has SUMMARY, EXAMPLES, add_arguments and run.
-PACKAGED = ("node", "runtime", "soak")
-RESEARCH = ("learning", "training", "grasp-labels")
+PACKAGED = ("node", "runtime", "soak", "models")
+RESEARCH = ("learning", "training", "grasp-labels", "live", "gate")
 BENCHMARKS = (*PACKAGED, *RESEARCH)
 
 SUMMARY = f"measure on this machine: {', '.join(BENCHMARKS)}"

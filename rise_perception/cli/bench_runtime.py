@@ -83,7 +83,7 @@ def _measure(args: argparse.Namespace, models: list[Path], size: tuple[int, int]
     from rise_perception.inference.engines.benchmark import OURS, Task, gflop, measure, peak_gflops, rows_for
     from rise_perception.inference.engines.cache import EngineCache
     from rise_perception.inference.threads import cpu_threads
-    from rise_perception.network.checkpoint import read_card
+    from rise_perception.network.card import read_card
 
     cache = EngineCache(args.engine_dir)
     tasks, rows = [], []
@@ -183,7 +183,8 @@ def _paper_network(folder: Path, size: tuple[int, int], encoder: str) -> Path:
 
     from rise_perception.inference.engines.feeds import stored_frames
     from rise_perception.network.build import build_network
-    from rise_perception.network.checkpoint import ModelCard, save_model
+    from rise_perception.network.card import ModelCard
+    from rise_perception.network.checkpoint import save_model
     from rise_perception.network.config import NetworkConfig
     from rise_perception.network.inputs import make_input
 

@@ -88,7 +88,7 @@ def _record(source: FrameSource, out: Path, args: argparse.Namespace) -> None:
     # The camera offers reliable images: with a reliable subscription not even a busy machine loses one.
     reliable = {
         f"qos_overrides.{topic}.subscription.reliability": "reliable"
-        for topic in ("/camera/color/image_raw", "/camera/depth/image_raw", "/camera/color/camera_info")
+        for topic in ("/image", "/depth", "/camera_info")
     }
     nodes: list[NodeProcess] = []
     try:

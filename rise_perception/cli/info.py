@@ -5,29 +5,40 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from typing import Any
 
 SUMMARY = "show a model's card, size, figures, and the command that trained it"
 EXAMPLES = """\
 examples:
   rise info rise_small_rgbd
   rise info path/to/model
+  rise info rise_small_rgb --json | jq .card.metrics.test.ap50
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="model folder, or name of a shipped model")
+    parser.add_argument("--json", action="store_true", help="print one JSON object for programs")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the card of a model; its weights are loaded, so that a damaged model is found out."""
     from rise_perception.inference.segmenter import find_model
-    from rise_perception.network.checkpoint import WEIGHTS, load_model
+    from rise_perception.network.card import WEIGHTS
+    from rise_perception.network.checkpoint import load_model
+    from rise_perception.referring.model import is_referring_model, load_referring_model
 
     folder = find_model(args.model)
-    network, card = load_model(folder)
+    network: Any
+    card: Any
+    network, card = (load_referring_model if is_referring_model(folder) else load_model)(folder)
     parameters = sum(p.numel() for p in network.parameters())
     size = (folder / WEIGHTS).stat().st_size
+    if args.json:
+        known = {"version": card.version, "folder": str(folder), "parameters": parameters, "bytes": size}
+        print(json.dumps({**known, "card": dataclasses.asdict(card)}, indent=1))
+        return 0
     rows = [
         ("model", card.version),
         ("folder", str(folder)),

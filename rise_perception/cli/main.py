@@ -17,6 +17,8 @@ from rise_perception.inference.malloc_tuning import keep_freed_memory
 
 COMMANDS = (
     "predict",
+    "view",
+    "refer",
     "replay",
     "eval",
     "teach",
@@ -32,10 +34,12 @@ COMMANDS = (
     "bench",
     "demo",
     "live-demo",
+    "fuzz",
 )
 # Where the module's name is not the command's.
 MODULES = {"eval": "evaluate", "show-batch": "show_batch", "live-demo": "live_demo"}
 FAILED, INTERRUPTED = 2, 130
+QUIET = "--quiet"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = _module(command)
     except ImportError as error:
         return _fail(f"`rise {command}` cannot run here: {error}")
-    args = build_parser(command).parse_args(arguments[1:])
+    args = build_parser(command).parse_args([word for word in arguments[1:] if word != QUIET])
+    if QUIET in arguments or not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # for nodes and workers as well; tqdm reads it when it is imported
     keep_freed_memory()
     args.command_line = shlex.join(["rise", *arguments])
     try:
@@ -81,6 +87,9 @@ def build_parser(command: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)
+    parser.add_argument(
+        QUIET, action="store_true", help="no progress bars (there are none where stderr is no terminal)"
+    )
     return parser
 
 

@@ -29,8 +29,9 @@ examples:
 Reads rosbag2 recordings (sqlite3, MCAP; raw and compressed images). Writes, with the frames' own stamps,
 the bag OUT with /segmentation_node/label_map (mono16) and /segmentation_node/instances
 (rise_msgs/InstanceArray), and beside it OUT.report.html and, with truth, OUT.metrics.json.
-Without options it takes the usual topics /camera/color/image_raw, /camera/depth/image_raw and
-/camera/color/camera_info, raw or compressed. A bag that was cut off is done up to the cut, and the exit
+Without options it takes the usual topics /camera/color/image_raw, /camera/depth/image_raw (or
+/camera/aligned_depth_to_color/image_raw) and /camera/color/camera_info, or the same below /camera/camera, raw
+or compressed. A bag that was cut off is done up to the cut, and the exit
 status is 2.
 """
 LABEL_TOPIC = "/segmentation_node/label_map"
@@ -62,7 +63,14 @@ def run(args: argparse.Namespace) -> int:
     with BagReader(args.bag) as reader:
         total = reader.counts[reader.color_topic(args.color)]
         frames = reader.frames(args.color, args.depth, args.info, args.truth)
-        segmenter = load_segmenter(args, has_depth=args.depth != "none")
+        depth = reader.depth_topic(args.depth)
+        if depth is None and args.depth is None and (others := reader.depth_candidates()):
+            print(
+                f"rise: warning: depth is not used: {args.bag} has none of the usual topics; it has "
+                f"{', '.join(others)}. Name one that is registered to colour: --depth {others[0]}",
+                file=sys.stderr,
+            )
+        segmenter = load_segmenter(args, has_depth=depth is not None)
         problems: list[str] = []
         with BagWriter(args.out) as writer:
             replay = Replay(segmenter, writer, max(1, -(-total // SAMPLES)))
@@ -102,9 +110,12 @@ class Replay:
     def step(self, frame: Frame, truth: np.ndarray | None) -> None:
         """Segment one frame; ``truth`` is its (H, W) label map, or None."""
         from rise_perception.data.bag_messages import image_message, instance_array_message
+        from rise_perception.data.images import implausible_depth
         from rise_perception.evaluation.overlay import draw_overlay
         from rise_perception.evaluation.report import Picture
 
+        if self.frames == 0 and frame.depth is not None and (odd := implausible_depth(frame.depth)):
+            print(f"rise: warning: {odd}; is the depth topic in the right unit?", file=sys.stderr)
         start = time.perf_counter()
         instances = self.segmenter(frame.image, frame.depth)
         instances = self.tracker.update(instances, frame.stamp)

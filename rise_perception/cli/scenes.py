@@ -12,6 +12,8 @@ SUMMARY = "make training data of simulated totes, shelf bins and tables"
 EXAMPLES = """\
 examples:
   rise scenes stills data/tote --train 3000 --val 300 --test 400 --workers 4
+  rise scenes stills data/tote2 --world 2 --train 3000 --val 300 --test 400
+  rise scenes stills data/refer --train 1200 --val 160 --test 260 --sentences 12
   rise scenes sequence data/picks --picks 7 --seed 3
   rise scenes bag picks_bag --picks 7 --kind bin
 """
@@ -26,7 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     stills.add_argument("--val", type=int, default=100, help="validation images (default %(default)s)")
     stills.add_argument("--test", type=int, default=200, help="test images (default %(default)s)")
     stills.add_argument("--views", type=int, default=4, help="pictures of each scene (default %(default)s)")
+    stills.add_argument(
+        "--world",
+        type=int,
+        default=1,
+        choices=(1, 2),
+        help="version of the world: 1 stays as it is, 2 is nearer to real pictures (default %(default)s)",
+    )
     stills.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    stills.add_argument(
+        "--sentences",
+        type=int,
+        metavar="N",
+        help="write so many sentences about each image, for `rise refer`, into SPLIT.sentences.jsonl",
+    )
     sequence = forms.add_parser("sequence", help="items picked one after another, as COCO JSON and images")
     sequence.add_argument("out", type=Path, metavar="OUT", help="new folder")
     bag = forms.add_parser("bag", help="items picked one after another, as a ROS 2 bag (MCAP)")
@@ -49,9 +64,15 @@ def run(args: argparse.Namespace) -> int:
     width, height = _size(args.size)
     if args.form == "stills":
         from rise_perception.simulation.dataset import Settings, write_dataset
+        from rise_perception.simulation.sentences import check_amount, write_sentences
 
-        settings = Settings(args.train, args.val, args.test, width, height, args.views, args.seed)
+        settings = Settings(args.train, args.val, args.test, width, height, args.views, args.seed, args.world)
+        if args.sentences is not None:
+            check_amount(args.sentences)
         counts = write_dataset(args.out, settings, args.workers)
+        for split, count in counts.items():
+            if args.sentences is not None and count:
+                write_sentences(args.out, split, args.sentences, args.seed)
         print(f"{args.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images")
         return 0
     from rise_perception.simulation.recording import write_bag, write_sequence

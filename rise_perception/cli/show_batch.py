@@ -15,7 +15,8 @@ examples:
   rise show-batch CONFIG --out out/batch --model runs/mine --step 5000     # and its pseudo-labels
 
 One picture per step of the training: a row for each scene with x, x1 (before), x2 (after), x3 (strongly
-augmented) and the depth of x1. Thick outlines are pasted objects; one number and colour is one object.
+augmented) and the depths of x1 and x3. Thick outlines are pasted objects; one number and colour is one
+object.
 """
 
 

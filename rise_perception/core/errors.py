@@ -7,8 +7,12 @@ class RiseError(Exception):
     """Base of all errors that are the input's or the setup's fault, not a bug of the package.
 
     The command line prints the message without a traceback and exits with status 2; the nodes log
-    it, count it in their diagnostics and keep serving.
+    it, count it in their diagnostics and keep serving. The text fits every file and message: names of files
+    may hold bytes that are no text.
     """
+
+    def __str__(self) -> str:
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
 
 
 class ImageError(RiseError):
@@ -35,6 +39,10 @@ def require(condition: bool, key: str, value: object, remedy: str) -> None:
 
 class ModelError(RiseError):
     """A model folder that is missing, damaged, or whose card does not fit its weights."""
+
+
+class TransformError(RiseError):
+    """A transform between two coordinate frames that is missing, stale, or none."""
 
 
 class MissingDependencyError(RiseError):

@@ -1,14 +1,17 @@
-"""Atomic file writing: a reader sees the old file or the whole new one, never half of it."""
+"""Files written atomically: a reader sees the old one or the whole new one; and files read within bounds."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from rise_perception.core.errors import RiseError
 
 
 @contextmanager
@@ -58,6 +61,27 @@ def flush(path: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_bounded(path: Path, most_bytes: int, error: type[RiseError], remedy: str) -> bytes:
+    """The content of a regular file of at most ``most_bytes``.
+
+    Raises:
+        RiseError: of the class ``error``: it is missing, cannot be read, is larger, or is no file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block
+        with open(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode):
+                raise error(f"{path} is no regular file; {remedy}")
+            # It may grow meanwhile; and Python makes room for as many bytes as are asked for.
+            content = file.read(min(state.st_size, most_bytes) + 1)
+    except (OSError, ValueError) as problem:  # ValueError: a name with a NUL in it
+        raise error(f"{path}: {getattr(problem, 'strerror', None) or problem}; {remedy}") from None
+    if len(content) > most_bytes:
+        raise error(f"{path} is larger than {most_bytes >> 10} KiB; {remedy}")
+    return content
 
 
 def _current_umask() -> int:

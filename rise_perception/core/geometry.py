@@ -54,6 +54,18 @@ class Location:
     quaternion: np.ndarray
     size: np.ndarray
 
+    def moved(self, transform: np.ndarray) -> Location:
+        """The same in another frame; ``transform`` (4, 4) maps points of this frame to that one."""
+        turn, shift = transform[:3, :3], transform[:3, 3]
+        rotation = turn @ self.rotation
+        return Location(
+            centroid=turn @ self.centroid + shift,
+            centre=turn @ self.centre + shift,
+            rotation=rotation,
+            quaternion=Rotation.from_matrix(rotation).as_quat(),
+            size=self.size,
+        )
+
 
 def backproject(depth: np.ndarray, camera: CameraIntrinsics) -> np.ndarray:
     """(H, W, 3) float32 points of a depth map; NaN where ``depth`` is 0.

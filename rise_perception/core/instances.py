@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class Instances:
         ids: (N,) int64 persistent ids over frames (:mod:`rise_perception.inference.tracker`); equal to
             ``labels`` for a single image.
         class_names: names of the classes.
+        pick_success: (N,) float32, calibrated probability that a grasp of it succeeds; NaN where nothing has
+            been learned about that, also when left out.
     """
 
     label_map: np.ndarray
@@ -34,6 +36,11 @@ class Instances:
     embeddings: np.ndarray
     ids: np.ndarray
     class_names: tuple[str, ...] = field(default=("object",))
+    pick_success: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+    def __post_init__(self) -> None:
+        if len(self.pick_success) != len(self.labels):
+            object.__setattr__(self, "pick_success", np.full(len(self.labels), np.nan, np.float32))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +67,17 @@ class Instances:
         """(N,) int64, pixels owned by each instance."""
         counts = np.bincount(self.label_map.ravel(), minlength=int(self.labels.max(initial=0)) + 1)
         return counts[self.labels.astype(np.int64)].astype(np.int64)
+
+    def only(self, kept: np.ndarray) -> Instances:
+        """The rows where ``kept`` (N,) bool; the pixels of the others become background."""
+        if kept.all():
+            return self
+        label_map = np.where(np.isin(self.label_map, self.labels[kept]), self.label_map, 0)
+        rows = {
+            name: getattr(self, name)[kept]
+            for name in ("labels", "scores", "classes", "boxes", "embeddings", "ids", "pick_success")
+        }
+        return replace(self, label_map=label_map.astype(np.uint16), **rows)
 
     @staticmethod
     def empty(height: int, width: int, class_names: tuple[str, ...] = ("object",), dim: int = 0) -> Instances:

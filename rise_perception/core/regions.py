@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from scipy.ndimage import find_objects
 
 from rise_perception.core.instances import Instances
+from rise_perception.core.rle import decode_runs, encode_runs
 
 CONTAINER = "container"  # a tote or bin: real, easy to find, and no item to pick
 CONTAINERS = ("container", "tote", "bin")
@@ -110,15 +111,14 @@ def encode_label_map(label_map: np.ndarray, labels: Sequence[int] | np.ndarray) 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """COCO RLE (``size`` [h, w], ``counts`` str) of an (H, W) bool mask."""
-    rle = coco_mask.encode(np.asfortranarray(mask).view(np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+    return {"size": list(mask.shape), "counts": encode_runs(mask)}
 
 
 def paint(rles: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
     """(H, W) uint16 label map with value i + 1 where RLE i is set; where they overlap, the first wins."""
     label_map = np.zeros((height, width), np.uint16)
     for index in reversed(range(len(rles))):
-        label_map[coco_mask.decode(rles[index]).astype(bool)] = index + 1
+        label_map[decode_runs(rles[index]["counts"], height, width)] = index + 1
     return label_map
 
 

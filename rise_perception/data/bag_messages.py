@@ -94,7 +94,7 @@ def _instance(instances: Instances, row: int, area: int, location: Location | No
             ),
         ),
         box_size=_vector("Vector3", np.zeros(3) if location is None else location.size),
-        pick_success=float("nan"),
+        pick_success=float(instances.pick_success[row]),
         embedding=instances.embeddings[row].astype(np.float32),
     )
 

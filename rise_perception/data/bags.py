@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +27,18 @@ from rise_perception.data.typestore import typestore
 COLOR_TOPIC = "/camera/color/image_raw"
 DEPTH_TOPIC = "/camera/depth/image_raw"
 INFO_TOPIC = "/camera/color/camera_info"
+#: What a recording's topics are called where nobody names them; the first that is there counts.
+COLOR_TOPICS = (COLOR_TOPIC, "/camera/camera/color/image_raw")
+DEPTH_TOPICS = (
+    DEPTH_TOPIC,
+    "/camera/aligned_depth_to_color/image_raw",
+    "/camera/camera/aligned_depth_to_color/image_raw",
+)
+INFO_TOPICS = (INFO_TOPIC, "/camera/camera/color/camera_info")
 TRUTH_TOPIC = "/truth/label_map"
 NO_TOPIC = "none"
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+INFO = "sensor_msgs/msg/CameraInfo"
 
 
 class MessagePlace(NamedTuple):
@@ -106,7 +116,15 @@ class BagReader:
 
     def color_topic(self, color: str | None = None) -> str:
         """The topic that :meth:`frames` takes the colour images from; its count is the number of frames."""
-        return self._resolve(color, COLOR_TOPIC) or self._require(COLOR_TOPIC)
+        return self._resolve(color, COLOR_TOPICS) or self._require(COLOR_TOPIC)
+
+    def depth_topic(self, depth: str | None = None) -> str | None:
+        """The topic that :meth:`frames` takes depth from; None for none."""
+        return None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPICS)
+
+    def depth_candidates(self) -> list[str]:
+        """Image topics that are depth by their name, whether registered to colour or not."""
+        return sorted(t for t, kind in self.topics.items() if kind in IMAGES and "depth" in t.lower())
 
     def frames(
         self,
@@ -121,14 +139,15 @@ class BagReader:
         Args:
             color, depth, info: topics of the colour image, of the depth registered to it, and of the
                 colour camera's intrinsics; raw or compressed images. None means the usual one (the
-                ``*_TOPIC`` constants, or its ``/compressed``, ``/compressedDepth`` form); depth and
+                ``*_TOPICS`` constants, or its ``/compressed``, ``/compressedDepth`` form); depth and
                 info may then be missing. "none" leaves depth out.
             truth: topic of instance label maps, or None.
             tolerance: seconds by which the stamps of a colour image and its depth or truth may differ.
 
         Raises:
-            BagError: at once when a topic is missing (naming those that are there); after the last
-                frame when the bag is damaged or frames had to be left out (saying which and why).
+            BagError: at once when a topic is missing or of another kind (naming those that are there);
+                after the last frame when the bag is damaged or frames had to be left out (saying which and
+                why).
         """
         topics = self._topics(color, depth, info, truth)
         return self._frames(self._groups(topics, tolerance), topics.info)
@@ -172,9 +191,9 @@ class BagReader:
     def _topics(self, color: str | None, depth: str | None, info: str | None, truth: str | None) -> Topics:
         return Topics(
             self.color_topic(color),
-            None if depth == NO_TOPIC else self._resolve(depth, DEPTH_TOPIC),
-            self._resolve(info, INFO_TOPIC),
-            truth and self._require(truth),
+            self.depth_topic(depth),
+            self._resolve(info, INFO_TOPICS, (INFO,)),
+            truth and self._require(truth, IMAGES),
         )
 
     def _frames(self, groups: Iterator[Group], info: str | None) -> Iterator[tuple[Frame, np.ndarray | None]]:
@@ -238,15 +257,21 @@ class BagReader:
                 f"{self.path}: a {raw.msgtype} on {raw.topic} cannot be decoded ({error!r})"
             ) from None
 
-    def _resolve(self, topic: str | None, usual: str) -> str | None:
+    def _resolve(self, topic: str | None, usual: Sequence[str], kinds: Sequence[str] = IMAGES) -> str | None:
         """``topic`` if it is given (then it must be there), else the usual one in the form the bag has."""
         if topic is not None:
-            return self._require(topic)
-        forms = (usual, f"{usual}/compressed", f"{usual}/compressedDepth")
+            return self._require(topic, kinds)
+        forms = [name + form for name in usual for form in ("", "/compressed", "/compressedDepth")]
         return next((form for form in forms if form in self.topics), None)
 
-    def _require(self, topic: str) -> str:
+    def _require(self, topic: str, kinds: Sequence[str] = ()) -> str:
         if topic in self.topics:
+            if kinds and self.topics[topic] not in kinds:
+                others = ", ".join(sorted(name for name, kind in self.topics.items() if kind in kinds))
+                raise BagError(
+                    f"{self.path}: {topic} is a {self.topics[topic]}, not a {kinds[0]}; of that kind are: "
+                    f"{others or 'none'}"
+                )
             return topic
         there = "".join(
             f"\n  {name}  [{self.topics[name]}, {self.counts[name]}]" for name in sorted(self.topics)

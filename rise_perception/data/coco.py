@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from rise_perception.core.errors import DataError, ImageError
 from rise_perception.core.frame import check_depth
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 from rise_perception.core.rle import decode_runs
 from rise_perception.data.images import read_depth, read_image
 from rise_perception.data.splits import Key, Part
@@ -105,6 +105,10 @@ class CocoImages(Dataset[LabelledImage]):
     def __getitem__(self, index: int) -> LabelledImage:
         image, depth = self._read_image(index)
         return LabelledImage.unlabelled(self.images[index]["file_name"], image, depth)
+
+    def picture_paths(self) -> list[Path]:
+        """The image files, in order."""
+        return [self._image_folder / entry["file_name"] for entry in self.images]
 
     def after(self, index: int) -> LabelledImage | None:
         """None: a COCO file does not say which images follow on each other."""
@@ -261,10 +265,7 @@ def _read(path: Path, lists: tuple[str, ...]) -> dict[str, Any]:
         raise DataError(
             f"{path} does not exist; `rise scenes` makes a data set, or give another annotation file"
         )
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}; copy or generate it again") from error
+    content = read_json(path, ANNOTATIONS, remedy="copy or generate it again", bulk=True)
     if not isinstance(content, dict):
         raise DataError(
             f"{path} holds a {type(content).__name__}; a COCO file is a mapping with images and annotations"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ from rise_perception.core.errors import DataError, ImageError
 from rise_perception.core.frame import check_depth
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.images import (
-    COMPANION,
     SUFFIXES,
     find_companion,
     list_images,
     natural_order,
+    picture_folders,
     read_depth,
     read_image,
 )
@@ -47,13 +46,8 @@ class FolderImages(Dataset[LabelledImage]):
         self.path = Path(root)
         self.with_depth = with_depth
         self.pictures: list[Path] = []
-        for folder, inner, files in os.walk(self.path, followlinks=True):
-            inner[:] = [name for name in inner if not (name.startswith(".") or COMPANION.search(f".{name}"))]
-            if any(
-                Path(name).suffix.lower() in SUFFIXES and not COMPANION.search(Path(name).stem)
-                for name in files
-            ):
-                self.pictures += list_images([folder])
+        for folder in picture_folders(self.path):
+            self.pictures += list_images([folder])
         self.pictures.sort(key=natural_order)
         if not self.pictures:
             raise DataError(f"{self.path} holds no pictures (looked for {', '.join(SUFFIXES)})")

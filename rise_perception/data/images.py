@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ import cv2
 import numpy as np
 
 from rise_perception.core.errors import DataError, ImageError
-from rise_perception.core.files import write_bytes
+from rise_perception.core.files import read_bounded, write_bytes
+from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".npy")
+#: Bytes of the largest image file: an uncompressed one of doubles.
+MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
 # A file NAME<separator><kind>.png holds something else than the picture NAME.
 COMPANION = re.compile(r"[._-](depth|label|labels|segm|mask|overlay)$")
 PICTURE = re.compile(r"[._-](color|colour|rgb|image)$")
@@ -103,6 +107,20 @@ def read_image(path: str | Path) -> np.ndarray:
         raise ImageError(f"{path}: {error}") from None
 
 
+#: Metres that a camera over a picking scene measures; a scale wrong by ten lies outside.
+PLAUSIBLE_DEPTH = (0.12, 4.0)
+
+
+def implausible_depth(depth: np.ndarray) -> str:
+    """What is odd about the distances of a depth map (H, W) in metres; empty when nothing is."""
+    measured = depth[depth > 0]
+    median = float(np.median(measured)) if measured.size else 1.0
+    low, high = PLAUSIBLE_DEPTH
+    if low <= median <= high:
+        return ""
+    return f"the median depth is {median:.3g} m, and picking scenes are {low} to {high} m away"
+
+
 def read_depth(path: str | Path, scale: float | None = None) -> np.ndarray:
     """Read a depth file (16-bit PNG, float TIFF, .npy) as (H, W) float32 metres (see :func:`to_metres`).
 
@@ -126,8 +144,10 @@ def read_label_map(path: str | Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError  # keeps palette indices, which OpenCV turns into colours
 
     path = Path(path)
+    content = _read_whole(path)
+    check_pixels(content, str(path))
     try:
-        with Image.open(io.BytesIO(_read_whole(path))) as image:
+        with Image.open(io.BytesIO(content)) as image:
             labels = np.array(image)
     except UnidentifiedImageError:
         raise ImageError(f"{path}: not an image file") from None
@@ -173,7 +193,9 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
             names = (p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
             paths = [p for p in names if not COMPANION.search(p.stem)]
             if not paths:
-                raise DataError(f"{path}: no picture in this folder (looked for {', '.join(SUFFIXES)})")
+                inner = picture_folders(path)
+                hint = f"; there are some in {inner[0]}" if inner else f" (looked for {', '.join(SUFFIXES)})"
+                raise DataError(f"{path}: no picture in this folder{hint}")
         elif path.exists():
             paths = [path]
         else:
@@ -182,6 +204,21 @@ def list_images(inputs: Iterable[str | Path]) -> list[Path]:
                 raise DataError(f"{item}: no such file, folder or matching pattern")
         found.update(dict.fromkeys(sorted(paths, key=natural_order)))
     return list(found)
+
+
+def picture_folders(root: Path) -> list[Path]:
+    """``root`` and the folders in it that hold pictures, in natural order.
+
+    Left out is what is hidden, and folders named like companions (``depth``, ``label``, ``mask``, ...).
+    """
+    found = []
+    for folder, inner, files in os.walk(root, followlinks=True):
+        inner[:] = [name for name in inner if not (name.startswith(".") or COMPANION.search(f".{name}"))]
+        if any(
+            Path(name).suffix.lower() in SUFFIXES and not COMPANION.search(Path(name).stem) for name in files
+        ):
+            found.append(Path(folder))
+    return sorted(found, key=natural_order)
 
 
 def find_companion(folder: Path, name: str, kinds: Sequence[str]) -> Path | None:
@@ -203,7 +240,7 @@ def find_companion(folder: Path, name: str, kinds: Sequence[str]) -> Path | None
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Key that sorts ``2.png`` before ``10.png``."""
     parts = re.split(r"(\d+)", str(path))
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in parts]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
 def _read_array(path: str | Path) -> np.ndarray:
@@ -211,10 +248,8 @@ def _read_array(path: str | Path) -> np.ndarray:
     path = Path(path)
     content = _read_whole(path)
     if path.suffix.lower() == ".npy":
-        try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ImageError(f"{path}: not a plain NumPy array file ({error})") from None
+        return load_npy(content, str(path))
+    check_pixels(content, str(path))
     try:
         array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
     except cv2.error:
@@ -228,10 +263,7 @@ def _read_array(path: str | Path) -> np.ndarray:
 
 
 def _read_whole(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror})") from None
+    content = read_bounded(path, MAX_BYTES, ImageError, "give another file, or copy it again")
     if not content:
         raise ImageError(f"{path}: the file is empty")
     if _cut_off(content):

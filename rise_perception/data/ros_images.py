@@ -15,6 +15,7 @@ import numpy as np
 
 from rise_perception.core.errors import ImageError
 from rise_perception.data import images
+from rise_perception.data.headers import check_pixels
 
 # encoding -> (type of one value, values per pixel)
 _PLAIN: dict[str, tuple[str, int]] = {
@@ -54,6 +55,8 @@ _RAW: dict[str, tuple[str, int, int]] = {
     "yuyv": ("u1", 2, cv2.COLOR_YUV2RGB_YUYV),
 }
 _MAX_SIDE = 1 << 15  # 32768: beyond any camera, and OpenCV's own limit for many operations
+#: Pixels of the largest image that a message may hold; a compressed one is asked before it is decoded.
+MAX_PIXELS = 36_000_000
 
 
 def pixels(message: Any) -> np.ndarray:
@@ -73,6 +76,11 @@ def pixels(message: Any) -> np.ndarray:
     height, width = int(message.height), int(message.width)
     if not (1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE):
         raise ImageError(f"image says it is {width}x{height} pixels; expected 1 to {_MAX_SIDE} each way")
+    if height * width > MAX_PIXELS:
+        raise ImageError(
+            f"image says it is {width}x{height} pixels; at most {MAX_PIXELS / 1e6:.0f} million are taken: "
+            "lower the camera's resolution, or crop"
+        )
     dtype = np.dtype(kind[0]).newbyteorder(">" if message.is_bigendian else "<")
     row = width * kind[1] * dtype.itemsize
     if message.step < row:
@@ -200,6 +208,10 @@ def _demosaic(message: Any, view: np.ndarray) -> np.ndarray:
 
 def _decompress(message: Any, flags: int, skip: int = 0) -> np.ndarray:
     data = np.frombuffer(message.data, np.uint8)[skip:] if len(message.data) > skip else np.empty(0, np.uint8)
+    if data.size:
+        check_pixels(
+            data.data, f"compressed image (format {message.format[:80]!r}, {data.size} bytes)", MAX_PIXELS
+        )
     try:
         decoded = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:
@@ -227,5 +239,5 @@ def _decompress_depth(message: Any) -> np.ndarray:
         return images.to_metres(values)
     # 32FC1 is stored as quantised inverse depth: value = a / depth + b
     a, b = struct.unpack_from("<ff", bytes(message.data[4:12]))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         return images.to_metres(np.where(values == 0, 0, np.float32(a) / (values - np.float32(b))))

@@ -33,4 +33,6 @@ def to_instances(message: Any) -> Instances:
         embeddings=np.array([row.embedding for row in rows], np.float32).reshape(len(rows), width),
         ids=np.array([row.id for row in rows], np.int64),
         class_names=names,
+        # messages of earlier versions lack it
+        pick_success=np.array([getattr(row, "pick_success", np.nan) for row in rows], np.float32),
     )

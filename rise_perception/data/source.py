@@ -10,7 +10,7 @@ import numpy as np
 from rise_perception.core.errors import DataError, ImageError
 from rise_perception.core.frame import Frame
 from rise_perception.data import images
-from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, TRUTH_TOPIC, BagReader
+from rise_perception.data.bags import TRUTH_TOPIC, BagReader
 
 PICTURE_PERIOD = 100_000_000  # nanoseconds
 
@@ -44,9 +44,8 @@ class FrameSource:
             self.count = len(self._pictures)
             return
         with BagReader(self.path) as bag:
-            bag.frames()  # raises when there is no colour topic
-            self.count = sum(bag.counts.get(topic, 0) for topic in (COLOR_TOPIC, f"{COLOR_TOPIC}/compressed"))
-            self.has_depth = any(topic.startswith(DEPTH_TOPIC) for topic in bag.topics)
+            self.count = bag.counts[bag.color_topic()]  # raises when there is no colour topic
+            self.has_depth = bag.depth_topic() is not None
             self.has_truth = TRUTH_TOPIC in bag.topics
 
     def name(self, frame: Frame) -> str:

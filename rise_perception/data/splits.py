@@ -14,6 +14,7 @@ from typing import Any
 
 from rise_perception.core.errors import DataError
 from rise_perception.core.files import write_json
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 
 #: An image's id and its file name: together they say which data set an id belongs to.
 Key = tuple[int | str, str]
@@ -74,7 +75,7 @@ class Split:
 
 
 def write_split(
-    out: str | Path, source: Path, keys: Sequence[Key], rate: float, seed: int
+    out: str | Path, source: Path, keys: Sequence[Key], rate: float, seed: int, views: int = 1
 ) -> tuple[int, int]:
     """Draw the labelled images without replacement and store the split atomically.
 
@@ -87,6 +88,7 @@ def write_split(
         keys: ids and names of the images of ``source``.
         rate: share that is labelled, above 0 and at most 1; at least one image is.
         seed: another seed, another draw.
+        views: so many images in a row show one scene (:func:`draw_parts`).
 
     Returns:
         number of labelled and of unlabelled images.
@@ -101,12 +103,7 @@ def write_split(
         )
     if out.resolve() == source.resolve():
         raise DataError(f"--out {out} is the data set itself; give another file")
-    ranked = sorted(keys, key=lambda key: hashlib.sha256(json.dumps([seed, *key]).encode()).digest())
-    count = max(1, round(rate * len(ranked)))
-    chosen = {identity for identity, _ in ranked[:count]}
-    parts: dict[bool, list[int | str]] = {True: [], False: []}
-    for identity, _ in keys:
-        parts[identity in chosen].append(identity)
+    parts = draw_parts(keys, rate, seed, views)
     content = {
         "rise_split": _VERSION,  # first, so that a split is recognised without reading all of a file
         "source": Path(os.path.relpath(source.resolve(), out.resolve().parent)).as_posix(),
@@ -118,6 +115,36 @@ def write_split(
     }
     write_json(out, content)
     return len(parts[True]), len(parts[False])
+
+
+def draw_parts(keys: Sequence[Key], rate: float, seed: int, views: int = 1) -> dict[bool, list[int | str]]:
+    """The ids of the labelled (True) and of the unlabelled images (False).
+
+    Where several views show one scene, another view of a labelled image is no unlabelled image: it would give
+    away what the labelled one teaches. Labelled are single views of as many scenes as possible; the other
+    views of these scenes are in neither part.
+
+    Args:
+        keys, rate, seed: as for :func:`write_split`.
+        views: so many images in a row show one scene.
+    """
+
+    def rank(*what: int | str) -> bytes:
+        return hashlib.sha256(json.dumps([seed, *what]).encode()).digest()
+
+    scenes = [list(keys[first : first + views]) for first in range(0, len(keys), views)]
+    for scene in scenes:
+        scene.sort(key=lambda key: rank(*key))
+    scenes.sort(key=lambda scene: rank(*scene[0]))
+    # One view of each scene, then a second one of each, and so on.
+    ranked = sorted((place, n) for n, scene in enumerate(scenes) for place in range(len(scene)))
+    chosen = ranked[: max(1, round(rate * len(keys)))]
+    labelled = {scenes[n][place][0] for place, n in chosen}
+    seen = {key[0] for n in {n for _, n in chosen} for key in scenes[n]}
+    return {
+        True: [identity for identity, _ in keys if identity in labelled],
+        False: [identity for identity, _ in keys if identity not in seen],
+    }
 
 
 def is_split(path: Path) -> bool:
@@ -134,10 +161,7 @@ def read_split(path: Path) -> Split:
     Raises:
         DataError: the file is damaged, of a later version, or has an image in both parts or twice.
     """
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON: {error}; split again") from error
+    content: dict[str, Any] = read_json(path, ANNOTATIONS, remedy="split again", bulk=True)
     if content["rise_split"] != _VERSION:
         raise DataError(
             f"{path} is a split of version {content['rise_split']!r}, known is {_VERSION}; split again"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rise_perception.core.errors import DataError
+from rise_perception.core.json_files import ANNOTATIONS, read_json
 from rise_perception.core.regions import (
     ImagePair,
     Region,
@@ -164,10 +164,7 @@ def _coco_file(path: Path) -> Path | None:
 
 
 def _load_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from None
+    content = read_json(path, ANNOTATIONS, remedy="copy it again", bulk=True)
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, expected an object")
     return content

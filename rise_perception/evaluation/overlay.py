@@ -62,6 +62,16 @@ def draw_overlay(image: np.ndarray, instances: Instances, scores: bool = False) 
     return drawn
 
 
+def shade_outside(picture: np.ndarray, outside: np.ndarray) -> None:
+    """Darken, in place, what lies outside a workspace.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        outside: (H, W) bool.
+    """
+    cv2.copyTo(picture // 3, outside.astype(np.uint8), picture)
+
+
 def draw_label_map(
     image: np.ndarray, label_map: np.ndarray, names: Sequence[str] | None = None
 ) -> np.ndarray:

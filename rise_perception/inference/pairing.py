@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any, NamedTuple
 
 #: Nanoseconds a stamp must fall back for a clock that was set back; less is a message that came late.
 JUMP = 500_000_000
-#: Images kept per camera while their partner is on its way.
-DEPTH_OF_QUEUE = 4
+#: Images kept per camera while their partner is on its way: at least these, and those of a camera of this
+#: rate (Hz) for as long as one waits.
+DEPTH_OF_QUEUE, MAX_RATE = 4, 60.0
+#: Frames without their depth that are remembered, to see how late it comes.
+MAX_DEMOTED = 100
+
+
+#: Bytes of images kept per camera.
+MAX_BYTES = 256 << 20
 
 
 class Pair(NamedTuple):
@@ -26,6 +34,13 @@ class _Entry(NamedTuple):
     message: Any
 
 
+def _is_full(entries: deque[_Entry], length: int) -> bool:
+    """True when a queue has more entries, or bytes, than it may; its newest entry stays in any case."""
+    if len(entries) <= 1:
+        return False
+    return len(entries) > length or sum(len(getattr(e.message, "data", ())) for e in entries) > MAX_BYTES
+
+
 class FramePairing:
     """Holds the few newest messages of both cameras and hands out the newest complete frame.
 
@@ -40,15 +55,19 @@ class FramePairing:
         superseded: colour images that were replaced by newer ones before they were taken.
         late: messages that arrived after younger ones of their camera and were dropped.
         jumps: how often the clock was set back.
+        demoted: frames handed out without depth although depth comes in.
+        lateness: seconds by which the depth of such a frame came after its image, the last time it came.
     """
 
     def __init__(self, tolerance: float, patience: float = 0.1, silence: float = 1.0) -> None:
         self.tolerance = round(tolerance * 1e9)
         self.patience = patience
         self.silence = silence
-        self.superseded = self.late = self.jumps = 0
+        self.superseded = self.late = self.jumps = self.demoted = 0
+        self.lateness = 0.0
         self._colors: deque[_Entry] = deque()
-        self._depths: deque[_Entry] = deque(maxlen=DEPTH_OF_QUEUE)
+        self._depths: deque[_Entry] = deque()
+        self._demoted: deque[tuple[int, float, float]] = deque(maxlen=MAX_DEMOTED)  # stamp, arrival, when
         self._last_color: int | None = None
         self._depth_hope = -1e18  # until when it is reasonable to wait for depth
 
@@ -56,8 +75,18 @@ class FramePairing:
         """Forgets all messages and stamps; the counters stay."""
         self._colors.clear()
         self._depths.clear()
+        self._demoted.clear()
         self._last_color = None
         self._depth_hope = -1e18
+
+    @property
+    def length(self) -> int:
+        """Images kept per camera."""
+        return max(DEPTH_OF_QUEUE, math.ceil(self.patience * MAX_RATE) + 1)
+
+    def demoted_since(self, when: float) -> int:
+        """Frames (at most :data:`MAX_DEMOTED`) handed out without their depth since then."""
+        return sum(handed > when for _, _, handed in self._demoted)
 
     def expect_depth(self, now: float) -> None:
         """Says that a depth camera is there, although nothing has come from it yet."""
@@ -76,11 +105,11 @@ class FramePairing:
                 return
             self.jumps += 1
             self._colors.clear()
-            fresh = [entry for entry in self._depths if entry.stamp <= stamp + self.tolerance]
-            self._depths = deque(fresh, maxlen=DEPTH_OF_QUEUE)
+            self._depths = deque(e for e in self._depths if e.stamp <= stamp + self.tolerance)
+            self._demoted.clear()
         self._last_color = stamp
         self._colors.append(_Entry(stamp, now, message))
-        if len(self._colors) > DEPTH_OF_QUEUE:
+        while _is_full(self._colors, self.length):
             self._colors.popleft()
             self.superseded += 1
 
@@ -93,6 +122,11 @@ class FramePairing:
                 return
             self._depths.clear()
         self._depths.append(_Entry(stamp, now, message))
+        while _is_full(self._depths, self.length):
+            self._depths.popleft()
+        for demoted, arrival, _ in self._demoted:
+            if abs(demoted - stamp) <= self.tolerance:
+                self.lateness = now - arrival
 
     def take(self, now: float) -> Pair | None:
         """The newest complete frame, removed together with all older ones; None if none is due.
@@ -104,7 +138,15 @@ class FramePairing:
             for depth in reversed(self._depths):
                 if abs(depth.stamp - color.stamp) <= self.tolerance:
                     return self._hand_out(index, depth.message)
-        if self._colors and (not self.depth_is_alive(now) or now - self._colors[0].arrival >= self.patience):
+        if not self._colors:
+            return None
+        alive = self.depth_is_alive(now)
+        full = len(self._colors) >= self.length  # a camera so fast has its oldest image dropped next
+        if not alive or full or now - self._colors[0].arrival >= self.patience:
+            newest = self._colors[-1]
+            if alive:
+                self.demoted += 1
+                self._demoted.append((newest.stamp, newest.arrival, now))
             return self._hand_out(len(self._colors) - 1, None)
         return None
 

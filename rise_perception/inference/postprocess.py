@@ -7,13 +7,10 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torchvision.ops import batched_nms, box_convert
 
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
 from rise_perception.network.config import NetworkConfig
-from rise_perception.network.outputs import QueryOutputs
 
 #: Queries whose masks are drawn.
 TOP_K = 100
@@ -69,50 +66,26 @@ class DecodedQueries(NamedTuple):
     masks: np.ndarray
 
 
-@torch.inference_mode()
-def draw_queries(outputs: QueryOutputs, threshold: float) -> DecodedQueries:
-    """Choose the queries that may become instances and draw their masks: the network's last step.
-
-    Few are drawn, since drawing all would cost more than the network: the :data:`TOP_K` best of those whose
-    class probability reaches ``threshold`` and whose box repeats no better one.
-
-    Args:
-        outputs: outputs with B = 1.
-        threshold: the lowest class probability, in [0, 1].
-    """
-    probability, classes = outputs.logits[0].float().sigmoid().max(-1)
-    boxes = outputs.boxes[0].float()
-    likely = (probability >= threshold).nonzero()[:, 0]
-    corners = box_convert(boxes[likely], "cxcywh", "xyxy")
-    query = likely[batched_nms(corners, probability[likely], classes[likely], SAME_BOX_IOU)[:TOP_K]]
-    return decode_chosen(outputs, query)
-
-
-@torch.inference_mode()
-def decode_chosen(outputs: QueryOutputs, query: torch.Tensor) -> DecodedQueries:
-    """Draw the queries (M,) int64 of outputs with B = 1."""
-    assert outputs.embeddings is not None, "the outputs of the last stage carry embeddings"
-    assert outputs.masks is not None  # only auxiliary outputs have none
-    probability, classes = outputs.logits[0].float().sigmoid().max(-1)
-    boxes = outputs.boxes[0].float()
-    masks = outputs.masks(torch.zeros_like(query), query)
-    parts = (
-        probability[query],
-        classes[query],
-        boxes[query],
-        outputs.embeddings[0, query].float(),
-        masks.float(),
-    )
-    return DecodedQueries(*(part.cpu().numpy() for part in parts))
-
-
 def suppress_duplicates(drawn: DecodedQueries, threshold: float) -> DecodedQueries:
-    """What :func:`draw_queries` would have chosen of queries that are drawn already."""
+    """What :func:`rise_perception.inference.decoding.draw_queries` would have chosen of decoded queries.
+
+    Greedy: a query goes when its box overlaps a better one of its class by more than :data:`SAME_BOX_IOU`.
+    """
     likely = np.flatnonzero(drawn.probability >= threshold)
-    corners = box_convert(torch.from_numpy(drawn.boxes[likely]), "cxcywh", "xyxy")
-    probability, classes = (torch.from_numpy(part[likely]) for part in (drawn.probability, drawn.classes))
-    kept = likely[batched_nms(corners, probability, classes, SAME_BOX_IOU)[:TOP_K].numpy()]
-    return DecodedQueries(*(part[kept] for part in drawn))
+    likely = likely[np.argsort(-drawn.probability[likely], kind="stable")]
+    centre, half = drawn.boxes[likely, :2], drawn.boxes[likely, 2:] / 2
+    low, high = centre - half, centre + half
+    shared = (np.minimum(high[:, None], high) - np.maximum(low[:, None], low)).clip(min=0).prod(-1)
+    area = (high - low).prod(-1)
+    union = np.maximum(area[:, None] + area - shared, np.finfo(np.float32).tiny)
+    same = (shared / union > SAME_BOX_IOU) & (drawn.classes[likely, None] == drawn.classes[likely])
+    kept: list[int] = []
+    for index in range(len(likely)):
+        if len(kept) == TOP_K:
+            break
+        if not same[index, kept].any():
+            kept.append(index)
+    return DecodedQueries(*(part[likely[kept]] for part in drawn))
 
 
 def to_instances(
@@ -128,7 +101,7 @@ def to_instances(
     guess ranks below a sharp one.
 
     Args:
-        drawn: what :func:`draw_queries` gave.
+        drawn: what :func:`rise_perception.inference.decoding.draw_queries` gave.
         letterbox: how the image was fitted into the input.
         network: for the class names and containers.
         threshold: instances that score below are dropped.

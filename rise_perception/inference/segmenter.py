@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from rise_perception.core.errors import ModelError, RiseError
 from rise_perception.core.frame import check_depth, check_image
 from rise_perception.core.instances import Instances
 from rise_perception.core.resources import find
-from rise_perception.inference.device import choose_device
-from rise_perception.inference.served_model import EngineSettings, ServedModel
-from rise_perception.network.checkpoint import CARD, read_card
+from rise_perception.inference.pick_success import with_pick_success, without_flat
+from rise_perception.network.card import CARD, read_card
+
+if TYPE_CHECKING:  # torch is loaded by who needs it
+    from rise_perception.inference.exported_model import ExportedModel
+    from rise_perception.inference.served_model import ServedModel
 
 #: The pair that serves ``auto``: with depth the first, without the second.
 AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
@@ -34,17 +38,22 @@ class Segmenter:
         last_timing: milliseconds of the last call: ``preprocess``, ``network``, ``postprocess``.
         last_model: version of the model that served the last call.
         last_runtime: runtime and precision that served it.
+        min_relief_mm: instances whose median height above the support surface is lower are dropped, where
+            there is depth; 0 drops none.
     """
 
-    def __init__(self, colour: ServedModel | None, depth: ServedModel | None) -> None:
+    def __init__(
+        self, colour: ServedModel | ExportedModel | None, depth: ServedModel | ExportedModel | None
+    ) -> None:
         self._colour, self._depth = colour, depth
         self.class_names: tuple[str, ...] = self.models[0].card.network.classes
         self.last_timing: dict[str, float] = {}
         self.last_model = ""
         self.last_runtime = ""
+        self.min_relief_mm = 0.0
 
     @property
-    def models(self) -> list[ServedModel]:
+    def models(self) -> list[ServedModel | ExportedModel]:
         """The model for depth and the one for colour alone, those that there are."""
         return [model for model in (self._depth, self._colour) if model is not None]
 
@@ -52,6 +61,18 @@ class Segmenter:
     def version(self) -> str:
         """Name and checksum of the model; of both, joined by "+", for a pair."""
         return "+".join(model.card.version for model in self.models)
+
+    @property
+    def score_threshold(self) -> float:
+        """Score below which the model that served last, or will first, drops instances."""
+        model = next((m for m in self.models if m.card.version == self.last_model), self.models[0])
+        return float(model.threshold)
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        """Holds from the next image on; 0 takes each model's own."""
+        for model in self.models:
+            model.threshold = value or model.card.score_threshold
 
     @classmethod
     def load(
@@ -67,8 +88,9 @@ class Segmenter:
         """Load a model.
 
         Args:
-            model: a folder with ``model.safetensors`` and ``card.json``; the name of a shipped model; or
-                ``auto``, the shipped pair: the RGB-D model where depth comes in, the RGB model elsewhere.
+            model: a folder with ``model.safetensors`` and ``card.json``; the name of a shipped model; a file
+                of `rise export` (``.onnx``), which serves without torch; or ``auto``, the shipped pair: the
+                RGB-D model where depth comes in, the RGB model elsewhere.
             device: ``auto``, ``cpu``, ``cuda``, ...
             score_threshold: instances that score below are dropped; None takes the card's.
             runtime: ``torch``, ``auto`` (the fastest here of torch and
@@ -86,8 +108,16 @@ class Segmenter:
             ModelError: no such model, or its files are damaged or contradict each other.
             ConfigError: the device cannot be used.
         """
-        device = choose_device(device)
         folder = None if engine_dir is None else Path(engine_dir)
+        if str(model).lower().endswith(".onnx"):
+            from rise_perception.inference.exported_model import ExportedModel
+
+            exported = ExportedModel(Path(model), runtime, score_threshold, folder)
+            return cls(None, exported) if exported.uses_depth else cls(exported, None)
+        from rise_perception.inference.device import choose_device
+        from rise_perception.inference.served_model import EngineSettings, ServedModel
+
+        device = choose_device(device)
         settings = EngineSettings(runtime, precision, folder, str(calibration))
         names = [AUTO_DEPTH, AUTO_COLOUR] if str(model) == "auto" else [model]
         colour = depth = None
@@ -137,6 +167,10 @@ class Segmenter:
             )
         instances, self.last_timing = model(image, depth if model.uses_depth else None)
         self.last_model, self.last_runtime = model.card.version, model.serving
+        if self.min_relief_mm > 0 and depth is not None:
+            instances = without_flat(instances, depth, self.min_relief_mm)
+        if model.pick_success is not None:
+            instances = with_pick_success(instances, depth, model.pick_success)
         return instances
 
     def warm_up(self) -> None:
@@ -157,9 +191,10 @@ class Segmenter:
     def swap(self, folder: str | Path, done: Callable[[str], None] | None = None) -> threading.Thread:
         """Replace the model of the same input by new weights, between two images and without losing one.
 
-        In the background the new model is loaded and, where an engine serves, one is refitted or built for
-        it and compared with torch. Then the new model serves; with torch, if its engine is not as it should
-        be. Weights that cannot be loaded leave everything as it is.
+        In the background the new model is loaded and tried on stored frames
+        (:func:`.model_check.check_model`); where an engine serves, one is refitted or built for it and
+        compared with torch. Then the new model serves; with torch, if its engine is not as it should
+        be. Weights that cannot be loaded, or find nothing, leave everything as it is.
 
         Args:
             folder: of the new model.
@@ -181,6 +216,9 @@ class Segmenter:
         return thread
 
     def _swap(self, folder: Path) -> str:
+        from rise_perception.inference.model_check import check_model
+        from rise_perception.inference.served_model import ServedModel
+
         card = read_card(folder)
         old = self._depth if card.network.sees_depth else self._colour
         if old is None or card.network.classes != old.card.network.classes:
@@ -189,9 +227,14 @@ class Segmenter:
                 f"model {card.version} (input {card.network.input}, classes "
                 f"{', '.join(card.network.classes)}) cannot replace {self.version} (classes {classes})"
             )
+        if not isinstance(old, ServedModel):
+            raise ModelError(
+                f"{old.folder} is an exported file, which cannot take other weights; restart with them"
+            )
         new = ServedModel(folder, str(old.device), None, old.settings)
         if old.threshold != old.card.score_threshold:  # given by the user, not by the card
             new.threshold = old.threshold
+        check_model(new, old)
         new.prepare_like(old)
         if new.uses_depth:
             self._depth = new

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from rise_perception.core.errors import RiseError
+from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
+from rise_perception.inference.decoding import draw_queries
 from rise_perception.inference.engines.background_build import BackgroundBuild, Outcome
 from rise_perception.inference.engines.build import build_engine, check_name, serving_spec
 from rise_perception.inference.engines.cache import EngineCache
@@ -23,7 +25,8 @@ from rise_perception.inference.engines.parity import Parity
 from rise_perception.inference.engines.runner import Runner
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.gpu_preprocess import make_input_on, paint_on
-from rise_perception.inference.postprocess import draw_queries, suppress_duplicates, to_instances
+from rise_perception.inference.pick_success import PickSuccess
+from rise_perception.inference.postprocess import suppress_duplicates, to_instances
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input
@@ -91,6 +94,7 @@ class ServedModel:
         check_name(settings.runtime)
         self.folder, self.settings = folder, settings
         self._exact, self.card = load_model(folder, device)
+        self.pick_success = PickSuccess.from_card(self.card.metrics)
         self.device = torch.device(device)
         self._on_gpu = self.device.type == "cuda"
         config = self.card.network
@@ -102,6 +106,8 @@ class ServedModel:
         self._build: BackgroundBuild | None = None
         self._tried: set[Size] = set()
         self._why = ""
+        #: The last frame in which it found something.
+        self.last_found: Frame | None = None
 
     @property
     def uses_depth(self) -> bool:
@@ -113,6 +119,12 @@ class ServedModel:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[Instances, dict[str, float]]:
         """Segment an image; returns the instances and milliseconds by part."""
+        instances, timing = self._segment(image, depth)
+        if len(instances):
+            self.last_found = Frame(image, depth)
+        return instances, timing
+
+    def _segment(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[Instances, dict[str, float]]:
         size = image.shape[0], image.shape[1]
         self._last = engine = self._engine_for(size)
         if engine is not None:
@@ -131,6 +143,32 @@ class ServedModel:
         with torch.inference_mode():
             self._timed(np.zeros((*WARM_UP, 3), np.uint8), depth, None)
 
+    @torch.inference_mode()
+    def inspect(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[int, bool]:
+        """How many instances torch finds in an image, and whether all numbers on the way are finite."""
+        letterbox = Letterbox((image.shape[0], image.shape[1]), self.card.network.image_size)
+        outputs = self.network(*self._prepared(image, depth, letterbox))
+        drawn = draw_queries(outputs, self.threshold)
+        tensors = [t for t in (outputs.logits, outputs.boxes, outputs.embeddings) if t is not None]
+        finite = all(bool(torch.isfinite(t).all()) for t in tensors) and np.isfinite(drawn.masks).all()
+        if not finite:
+            return 0, False
+        return len(to_instances(drawn, letterbox, self.card.network, self.threshold)), True
+
+    def _prepared(
+        self, image: np.ndarray, depth: np.ndarray | None, letterbox: Letterbox
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Input and padding of the network, on its device."""
+        mode = self.card.network.input
+        if self._on_gpu:
+            images = make_input_on(self.device, letterbox, mode, image, depth)
+        else:
+            fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
+            images = torch.from_numpy(make_input(letterbox.fit(image), fitted, mode))[None]
+        mask = letterbox.padding()
+        padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
+        return images.contiguous(memory_format=torch.channels_last), padding
+
     def _timed(
         self, image: np.ndarray, depth: np.ndarray | None, engine: Active | None
     ) -> tuple[Instances, dict[str, float]]:
@@ -142,14 +180,7 @@ class ServedModel:
             prepared = time.perf_counter()
             drawn = suppress_duplicates(engine.runner(feeds), self.threshold)
         else:
-            if self._on_gpu:
-                images = make_input_on(self.device, letterbox, config.input, image, depth)
-            else:
-                fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
-                images = torch.from_numpy(make_input(letterbox.fit(image), fitted, config.input))[None]
-            images = images.contiguous(memory_format=torch.channels_last)
-            mask = letterbox.padding()
-            padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
+            images, padding = self._prepared(image, depth, letterbox)
             prepared = time.perf_counter()
             # ends on the CPU: nothing to wait for
             drawn = draw_queries(self.network(images, padding), self.threshold)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import os
+import sys
 
 
 def cpu_threads() -> int:
-    """Torch's number of threads, which follows OMP_NUM_THREADS and the cores that this process may use."""
-    return torch.get_num_threads()
+    """OMP_NUM_THREADS, or the cores that this process may use; torch's own number where torch is loaded."""
+    if (torch := sys.modules.get("torch")) is not None:
+        return int(torch.get_num_threads())
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

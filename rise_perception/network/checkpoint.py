@@ -1,57 +1,18 @@
-"""A model on disk: a folder with ``model.safetensors`` and ``card.json``. Nothing is ever unpickled."""
+"""Weights on disk: ``model.safetensors`` beside its card. Nothing is ever unpickled."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, ModelError
 from rise_perception.core.files import atomic_write, write_json
 from rise_perception.network.build import Network, build_network
-from rise_perception.network.config import NetworkConfig
-
-WEIGHTS, CARD = "model.safetensors", "card.json"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What a model is and where it comes from.
-
-    Attributes:
-        name: short name; the first part of the model's version.
-        network: the configuration that the weights fit.
-        score_threshold: instances below it are not reported.
-        data: what it was trained on, one sentence.
-        command: the command that trained it.
-        metrics: measured figures by name, such as ``{"tote_world_test": {"ap50": 0.8}}``.
-        git_revision: revision of the code that trained it.
-        checksum: SHA-256 of the weights file.
-        notes: anything that a user should know.
-    """
-
-    name: str
-    network: NetworkConfig
-    score_threshold: float = 0.5
-    data: str = ""
-    command: str = ""
-    metrics: dict[str, Any] = field(default_factory=dict)
-    git_revision: str = ""
-    checksum: str = ""
-    notes: str = ""
-
-    @property
-    def version(self) -> str:
-        """Name and the first eight digits of the checksum; identifies the weights in every message."""
-        return f"{self.name}-{self.checksum[:8]}" if self.checksum else self.name
+from rise_perception.network.card import CARD, WEIGHTS, ModelCard, file_checksum, read_card
 
 
 def save_model(folder: str | Path, network: Network, card: ModelCard) -> ModelCard:
@@ -64,28 +25,6 @@ def save_model(folder: str | Path, network: Network, card: ModelCard) -> ModelCa
     card = dataclasses.replace(card, network=network.config, checksum=file_checksum(folder / WEIGHTS))
     write_json(folder / CARD, dataclasses.asdict(card))
     return card
-
-
-def read_card(folder: str | Path) -> ModelCard:
-    """Read ``card.json`` of a model folder.
-
-    Raises:
-        ModelError: the folder or the card is missing, broken, or has a key that is unknown.
-    """
-    path = Path(folder) / CARD
-    if not path.is_file():
-        raise ModelError(
-            f"{folder} is no model: it has no {CARD}; give a folder that holds {WEIGHTS} and {CARD}"
-        )
-    try:
-        raw = json.loads(path.read_text())
-        if isinstance(raw, dict) and "network" in raw:
-            raw["network"] = build_config(NetworkConfig, raw["network"], "network")
-        return build_config(ModelCard, raw, "card")
-    except (ValueError, ConfigError) as error:
-        raise ModelError(
-            f"{path} is not a valid model card: {error!s}; restore it from where the model came"
-        ) from error
 
 
 def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[Network, ModelCard]:
@@ -130,14 +69,11 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
             f"the weights in {path} do not fit the network in {CARD}: {'; '.join(problems[:3])}{more}; "
             "use the card that was written with these weights"
         )
+    broken = [name for name, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise ModelError(
+            f"{len(broken)} tensors in {path} hold numbers that are not finite, first {broken[0]}; the "
+            "training diverged, or the file was made by something else: take another version"
+        )
     network.load_state_dict(state)
     return network.to(device).eval(), card
-
-
-def file_checksum(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

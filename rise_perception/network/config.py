@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,38 @@ INPUT_CHANNELS = {name: 6 if "distance" in seen else 3 for name, seen in REPRESE
 ARCHITECTURES = ("rise", "mask_rcnn")
 #: Encoders of ``rise`` (:mod:`rise_perception.network.encoder`).
 ENCODERS = ("deformable", "hybrid")
+
+#: Pixels of a side of the network's input. The ranges are far beyond any use: a card from elsewhere must not
+#: make a network that no machine holds.
+LARGEST_SIDE = 8192
+_RANGES: dict[str, tuple[float, float]] = {
+    "levels": (1, 4),
+    "width": (32, 4096),
+    "heads": (1, 256),
+    "points": (1, 256),
+    "encoder_layers": (0, 64),
+    "decoder_layers": (1, 64),
+    "feedforward": (1, 65_536),
+    "dropout": (0, 1),
+    "queries": (1, 10_000),
+    "mask_channels": (1, 1024),
+    "embedding": (1, 8192),
+}
+#: timm takes "hf-hub:..." and "local-dir:..." for names of models to fetch or to unpickle.
+_BACKBONE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+#: Arguments of timm by which it reads weights, from the disk or from the network.
+_NO_ARGUMENTS = {
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "checkpoint_path",
+    "cache_dir",
+}
+
+
+def _range(least: float, most: float) -> str:
+    return f"between {least} and {most}"
 
 
 @dataclass(frozen=True)
@@ -115,8 +148,23 @@ class NetworkConfig:
             self.query_selection,
             "learned or dense",
         )
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            require(least <= value <= most, f"network.{name}", value, _range(least, most))
+        require(
+            _BACKBONE.fullmatch(self.backbone) is not None,
+            "network.backbone",
+            self.backbone[:80],
+            "a name that timm.list_models() lists, no address to fetch a model from",
+        )
+        named = sorted(set(self.backbone_args) & _NO_ARGUMENTS)
+        require(
+            not named,
+            "network.backbone_args",
+            named,
+            "without weights: a model brings its own, and those only",
+        )
         require(self.mask_stride in (4, 8), "network.mask_stride", self.mask_stride, "4 or 8")
-        require(1 <= self.levels <= 4, "network.levels", self.levels, "between 1 and 4")
         require(
             self.width % self.heads == 0, "network.width", self.width, f"a multiple of heads ({self.heads})"
         )
@@ -130,16 +178,20 @@ class NetworkConfig:
         fits = (
             len(self.image_size) == 2
             and min(self.image_size) >= 32
+            and max(self.image_size) <= LARGEST_SIDE
             and not any(s % 8 for s in self.image_size)
         )
-        require(fits, "network.image_size", self.image_size, "[height, width], multiples of 8 from 32 on")
-        require(len(self.classes) >= 1, "network.classes", self.classes, "at least one name")
+        require(
+            fits,
+            "network.image_size",
+            self.image_size,
+            f"[height, width], multiples of 8 from 32 to {LARGEST_SIDE}",
+        )
+        require(1 <= len(self.classes) <= 10_000, "network.classes", self.classes[:5], "1 to 10000 names")
         unknown = set(self.containers) - set(self.classes)
         require(
             not unknown, "network.containers", sorted(unknown), f"a subset of classes {list(self.classes)}"
         )
-        for name in ("queries", "decoder_layers", "points", "mask_channels", "embedding", "feedforward"):
-            require(getattr(self, name) >= 1, f"network.{name}", getattr(self, name), "at least 1")
 
     @property
     def sees_depth(self) -> bool:

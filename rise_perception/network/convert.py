@@ -21,7 +21,6 @@ the same of two-stage models, last entry        ``dense_box``, ``dense_class``
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rise_perception.core.errors import ModelError
+from rise_perception.core.json_files import read_json
 from rise_perception.network.build import Network
-from rise_perception.network.checkpoint import CARD, WEIGHTS, load_model
+from rise_perception.network.card import CARD, WEIGHTS
+from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import REPRESENTATIONS
 from rise_perception.network.representation import adapt_first_weights
 
@@ -203,8 +204,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     try:
         # A configuration that transformers writes may leave out what has its default value.
-        config = {"with_box_refine": False, "two_stage": False, **_FIXED, **json.loads(path.read_text())}
-    except (ValueError, TypeError) as error:
+        content = read_json(path, error=ModelError, remedy="copy it again")
+        config = {"with_box_refine": False, "two_stage": False, **_FIXED, **content}
+    except TypeError as error:
         raise ModelError(f"{path} is no JSON mapping ({error}); copy it again") from error
     if config.get("model_type") != "deformable_detr":
         raise ModelError(

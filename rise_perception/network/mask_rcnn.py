@@ -76,6 +76,11 @@ class MaskRcnnNetwork(nn.Module):
         self.mask_features = MaskRCNNHeads(width, [width] * 4, 1)
         self.mask_predictor = MaskRCNNPredictor(width, width, 1)
 
+    @property
+    def score_layer(self) -> nn.Linear:
+        """The layer whose outputs are the class logits that count."""
+        return self.classes
+
     def forward(self, images: Tensor, padding: Tensor | None = None) -> QueryOutputs:
         """Predict Q instances per image.
 

@@ -64,6 +64,11 @@ class RiseNetwork(nn.Module):
         self.mask_head = DynamicMaskHead(config)
         self.contrastive = MLP(width, config.embedding, config.embedding, 3)
 
+    @property
+    def score_layer(self) -> nn.Linear:
+        """The layer whose outputs are the class logits that count."""
+        return cast(nn.Linear, self.class_heads[-1])
+
     def forward(self, images: Tensor, padding: Tensor | None = None) -> QueryOutputs:
         """Predict Q instances per image.
 

@@ -102,7 +102,8 @@ def _measure(
         header = Header()
         header.stamp.nanosec = index  # the recorder takes every stamp once
         version, arrival = segmenter.last_model, time.monotonic()
-        result = Result(header, image, metres, None, frame.camera, instances, version, arrival)
+        shown = Frame(image, metres, frame.camera)
+        result = Result(header, shown, None, instances, version, arrival)
         label_map = outputs.publish_label_map(result)
         lap("label map")
         outputs.publish_instances(result, label_map, target=None)

@@ -12,26 +12,44 @@ import time
 from typing import Any
 
 from builtin_interfaces.msg import Time
+from rclpy.clock import Clock as SteadyClock
+from rclpy.clock import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.task import Future
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, UInt32
 
 from rise_perception.core.errors import RiseError
 from rise_perception.core.frame import Frame
 from rise_perception.data import ros_images
-from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.data.source import FrameSource
 from rise_perception.nodes import qos
+from rise_perception.nodes.camera_info import camera_info
+from rise_perception.nodes.camera_parameters import COLOR, DEPTH, INFO
 from rise_perception.nodes.inputs import stamp_of
-from rise_perception.nodes.messages import camera_info
-from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.parameter_table import Parameter, ParameterTable
+from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.spin import run
 
 PATIENCE = 10.0  # seconds after which a frame that was not acknowledged is sent again, doubled each time
 TRIES = 4
 END: tuple[Frame | None, None] = (None, None)
+TABLE = ParameterTable(
+    "camera_node",
+    {
+        "Source": {
+            "input": Parameter("", "Bag (rosbag2 folder, .mcap, .db3), folder of pictures, or picture."),
+            "rate": Parameter(10.0, "Frames per second, at most.", (0.01, 1000.0)),
+            "loop": Parameter(False, "Start again at the end; the stamps then jump back."),
+            "clock": Parameter(False, "Publish each frame's stamp on /clock, for nodes with use_sim_time."),
+            "acknowledge_topic": Parameter(
+                "", "std_msgs/Header topic that confirms each frame; empty: frames are sent at the rate."
+            ),
+        }
+    },
+)
 
 
 class CameraNode(Node):
@@ -39,21 +57,13 @@ class CameraNode(Node):
 
     def __init__(self) -> None:
         super().__init__("camera_node")
-        source = declare(
-            self, "input", "", "Bag (rosbag2 folder, .mcap, .db3), folder of pictures, or picture."
-        )
-        rate = declare(self, "rate", 10.0, "Frames per second, at most.", between=(0.01, 1000.0))
-        self._loop = declare(self, "loop", False, "Start again at the end; the stamps then jump back.")
-        acknowledge = declare(
-            self,
-            "acknowledge_topic",
-            "",
-            "std_msgs/Header topic that confirms each frame; empty: frames are sent at the rate.",
-        )
+        given = Parameters(self, TABLE).read()
+        source, acknowledge = given.input, given.acknowledge_topic
+        self._loop = given.loop
         if not source:
             raise RiseError("parameter 'input' is empty: name a bag or a folder of pictures (-p input:=PATH)")
         self.done = Future()
-        self._period = 1.0 / rate
+        self._period = 1.0 / given.rate
         self._source = FrameSource(source)
         self._frames = self._source.frames()
         self._failure: RiseError | None = None
@@ -61,15 +71,18 @@ class CameraNode(Node):
         self._pending: Frame | None = None
         self._tries = 0
         self._sent_at = -1e18
-        self._color = self._publisher(Image, COLOR_TOPIC)
-        self._depth = self._publisher(Image, DEPTH_TOPIC) if self._source.has_depth else None
-        self._info = self._publisher(CameraInfo, INFO_TOPIC)
+        self._color = self._publisher(Image, COLOR)
+        self._depth = self._publisher(Image, DEPTH) if self._source.has_depth else None
+        self._info = self._publisher(CameraInfo, INFO)
+        self._time = self.create_publisher(Clock, "/clock", qos.camera_output()) if given.clock else None
         self._total = self.create_publisher(UInt32, "~/total", qos.latched())
         self._total.publish(UInt32(data=self._source.count))
         self._acknowledge = acknowledge
         if acknowledge:
             self.create_subscription(Header, acknowledge, self._on_acknowledged, qos.output())
-        self.create_timer(min(self._period, 0.01), self._tick)
+        # By a steady clock: this node may be the source of the other one.
+        steady = SteadyClock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(min(self._period, 0.01), self._tick, clock=steady)
         self.get_logger().info(f"playing {self._source.count} frames of {source}")
 
     def _publisher(self, kind: type, topic: str) -> Any:
@@ -122,6 +135,8 @@ class CameraNode(Node):
         self._tries += 1
         self._sent_at = time.monotonic()
         stamp = Time(sec=frame.stamp // 10**9, nanosec=frame.stamp % 10**9)
+        if self._time is not None:
+            self._time.publish(Clock(clock=stamp))
         header = Header(stamp=stamp, frame_id=frame.frame_id)
         if frame.depth is not None and self._depth is not None:
             self._depth.publish(ros_images.fill(Image(header=header), frame.depth, "32FC1"))

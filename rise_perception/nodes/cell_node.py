@@ -23,25 +23,41 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from rise_perception.data import ros_images
-from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.data.ros_instances import to_instances
 from rise_perception.nodes import qos
+from rise_perception.nodes.camera_info import camera_info
+from rise_perception.nodes.camera_parameters import COLOR, DEPTH, INFO
 from rise_perception.nodes.inputs import stamp_of
-from rise_perception.nodes.messages import camera_info
-from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.parameter_table import Parameter, ParameterTable
+from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.spin import run
 from rise_perception.simulation.cell import Cell, CellSettings
 from rise_perception.simulation.picker import Aim, Picker
-from rise_perception.simulation.recording import EVENT_TOPIC, FRAME_ID
+from rise_perception.simulation.recording import FRAME_ID
 from rise_perception.simulation.render import Renderer
 from rise_perception.simulation.sequence import EMPTY, SUCCESS, UNKNOWN
 
 #: Frames of the free scene before and after a grasp: enough for one to be settled and segmented.
 FREE_FRAMES = 4
+#: Probability of success below which a mask is left alone, once that has been learned.
+MIN_SUCCESS = 0.25
 #: Seconds for which the camera looks on after the last grasp, so that it becomes an episode.
 LINGER = 3.0
 #: Heights in metres above the item that the hand is seen at on its way.
 WAY = (0.14, 0.05)
+TABLE = ParameterTable(
+    "cell_node",
+    {
+        "Cell": {
+            "seed": Parameter(0, "Another seed, another cell.", (0, 2**31 - 1)),
+            "picks": Parameter(100, "Grasps until the node ends.", (1, 100_000)),
+            "rate": Parameter(5.0, "Frames per second.", (0.1, 60.0)),
+            "period": Parameter(6.0, "Seconds of a grasp, at least.", (0.0, 3600.0)),
+            "log": Parameter("", "File that gets a JSON line for each grasp; empty for none."),
+            "instances_topic": Parameter("segmentation_node/instances", "Masks to pick by."),
+        }
+    },
+)
 
 
 class CellNode(Node):
@@ -49,28 +65,24 @@ class CellNode(Node):
 
     def __init__(self) -> None:
         super().__init__("cell_node")
-        seed = declare(self, "seed", 0, "Another seed, another cell.", between=(0, 2**31 - 1))
-        self._picks = declare(self, "picks", 100, "Grasps until the node ends.", between=(1, 100_000))
-        rate = declare(self, "rate", 5.0, "Frames per second.", between=(0.1, 60.0))
-        self._period = declare(self, "period", 6.0, "Seconds of a grasp, at least.", between=(0.0, 3600.0))
-        log = declare(self, "log", "", "File that gets a JSON line for each grasp; empty for none.")
-        instances = declare(self, "instances_topic", "/segmentation_node/instances", "Masks to pick by.")
+        given = Parameters(self, TABLE).read()
+        self._picks, self._period = given.picks, given.period
         self._renderer = Renderer(CellSettings.width, CellSettings.height)
-        self._cell = Cell(CellSettings(seed), self._renderer)
-        self._picker = Picker()
-        self._log = Path(log) if log else None
-        self._color = self.create_publisher(Image, COLOR_TOPIC, qos.camera_output())
-        self._depth = self.create_publisher(Image, DEPTH_TOPIC, qos.camera_output())
-        self._info = self.create_publisher(CameraInfo, INFO_TOPIC, qos.camera_output())
-        self._events = self.create_publisher(GraspEvent, EVENT_TOPIC, qos.events())
-        self.create_subscription(InstanceArray, instances, self._on_instances, qos.output())
+        self._cell = Cell(CellSettings(given.seed), self._renderer)
+        self._picker = Picker(MIN_SUCCESS)
+        self._log = Path(given.log) if given.log else None
+        self._color = self.create_publisher(Image, COLOR, qos.camera_output())
+        self._depth = self.create_publisher(Image, DEPTH, qos.camera_output())
+        self._info = self.create_publisher(CameraInfo, INFO, qos.camera_output())
+        self._events = self.create_publisher(GraspEvent, "grasp_events", qos.events())
+        self.create_subscription(InstanceArray, given.instances_topic, self._on_instances, qos.output())
         self._masks: InstanceArray | None = None
         self._version = ""
         self._ended = 0.0
         self._seen = np.zeros(0, np.uint16)
         self.done = Future()
         self._story = self._pick_all()
-        self.create_timer(1.0 / rate, self._tick)
+        self.create_timer(1.0 / given.rate, self._tick)
 
     def _tick(self) -> None:
         """One frame: the story goes on to the next."""

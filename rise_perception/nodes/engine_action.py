@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
@@ -12,10 +12,11 @@ from rise_msgs.action import BuildEngine
 
 from rise_perception.core.errors import RiseError
 from rise_perception.inference.engines.background_build import Outcome
-from rise_perception.inference.engines.build import RUNTIMES
 from rise_perception.inference.segmenter import Segmenter
-from rise_perception.inference.served_model import ServedModel, Size
 from rise_perception.nodes.spin import pause
+
+if TYPE_CHECKING:
+    from rise_perception.inference.served_model import ServedModel, Size
 
 PRECISIONS = {
     BuildEngine.Goal.FP32: "fp32",
@@ -93,6 +94,10 @@ class EngineAction:
         segmenter, size = self._serving()
         if segmenter is None:
             raise RiseError("no model is loaded; configure the node first")
+        # Engines are built from a network in torch, which a node that serves an exported file never loads.
+        from rise_perception.inference.engines.build import RUNTIMES
+        from rise_perception.inference.served_model import ServedModel
+
         if goal.runtime not in RUNTIMES:
             raise RiseError(f"runtime is {goal.runtime!r}; it must be one of {', '.join(RUNTIMES)}")
         if goal.precision not in PRECISIONS:
@@ -100,6 +105,8 @@ class EngineAction:
         wanted = goal.version or segmenter.last_model or segmenter.models[0].card.version
         for model in segmenter.models:
             if model.card.version == wanted:
+                if not isinstance(model, ServedModel):
+                    raise RiseError(f"{wanted} is an exported file; engines are built from a model's folder")
                 if model.is_building:
                     raise RiseError(f"an engine of {wanted} is being built already; try again afterwards")
                 return model, size or model.card.network.image_size

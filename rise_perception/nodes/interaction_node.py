@@ -1,6 +1,6 @@
 """Keeps an episode of every grasp: the frames before and after it, what was predicted, what the robot says.
 
-Callbacks only stash; one thread measures frames, a second one analyses episodes and writes them. Grasps are
+Callbacks enqueue; one thread measures frames, a second one analyses episodes and writes them. Grasps are
 announced by GraspEvent messages, by the CaptureGraspFrame service, or seen on a gripper topic. Nothing that
 goes wrong here, a full disk included, reaches the segmentation node.
 """
@@ -19,6 +19,7 @@ from typing import Any
 
 from builtin_interfaces.msg import Time
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -28,7 +29,6 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32
 
 from rise_perception.core.errors import DataError, RiseError
-from rise_perception.core.frame import Frame, check_depth
 from rise_perception.data import ros_images
 from rise_perception.data.ros_instances import to_instances
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase
@@ -37,36 +37,42 @@ from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, Captu
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.inference.malloc_tuning import keep_freed_memory
 from rise_perception.inference.pairing import Pair
-from rise_perception.nodes import interaction_parameters, qos
+from rise_perception.nodes import qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
-from rise_perception.nodes.inputs import CameraInputs, intrinsics, stamp_of
+from rise_perception.nodes.frames import FrameReader
+from rise_perception.nodes.inputs import CameraInputs, stamp_of
+from rise_perception.nodes.interaction_parameters import TABLE
+from rise_perception.nodes.parameters import Parameters
+from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import run
+from rise_perception.nodes.transforms import Transforms
 
 TICK = 0.05  # seconds between looks at what the service waits for
 WAITING_EPISODES = 8  # finished and not yet analysed; a robot does not grasp faster
 LONGEST_TIMEOUT = 60.0  # seconds
+UNSTAMPED = 3  # images in a row with one stamp, from which on the camera does not stamp them
 MAX_RESULTS = 100  # of grasps that nobody asked about
 _Answer = tuple[bool, str, str, int]  # success, message, episode id, stamp of the frame
 
 
 class InteractionNode(Node):
-    """See the module; the parameters are in config/interaction_node.yaml."""
+    """See the module; the parameters are in interaction_parameters.py and docs/parameters.md."""
 
     def __init__(self) -> None:
         super().__init__("interaction_node")
-        p = self._given = interaction_parameters.declare_all(self)
+        self.parameters = Parameters(self, TABLE)
+        p = self._given = self.parameters.read()
         self._store = EpisodeStore(
-            Path(p.store).expanduser(), True, p.max_store_mb << 20, p.min_free_mb << 20
+            Path(p.episode_store).expanduser(), True, p.max_store_mb << 20, p.min_free_mb << 20
         )
         self._attempts = Attempts(
             CaptureSettings(
-                p.window,
-                p.approach,
-                p.timeout,
-                p.grasp_timeout_s,
-                p.history,
-                p.frame_period,
-                bool(p.robot_mask_topic),
+                window=p.capture_window_s,
+                approach=p.approach_s,
+                timeout=p.settle_timeout_s,
+                grasp_timeout_s=p.grasp_timeout_s,
+                history=p.history_s,
+                masks=bool(p.robot_mask_topic),
             )
         )
         self._lock = threading.Lock()  # guards _attempts
@@ -79,10 +85,9 @@ class InteractionNode(Node):
         self._stored, self._store_bytes = len(self._store.entries()), self._store.size()
         self._diagnostics = Diagnostics(self, self._conditions, ("interaction", "capturing"))
         report = self._diagnostics.error
-        self._inputs = CameraInputs(
-            self, p.color_topic, p.depth_topic, p.info_topic, p.sync_tolerance, report
-        )
-        self._opened = time.monotonic()
+        self._inputs = CameraInputs(self, p, report)
+        self._transforms = Transforms(self)
+        self._reader = FrameReader(self._inputs, self._transforms, report)
         self._inputs.open()
         self._listen(InstanceArray, p.instances_topic, self._on_instances, qos.output())
         self._listen(Image, p.robot_mask_topic, self._on_mask, qos.camera_input())
@@ -96,14 +101,19 @@ class InteractionNode(Node):
             # A call that waits holds its callback group, so that it needs one beside everything else's.
             group = ReentrantCallbackGroup()
             self.create_service(CaptureGraspFrame, "~/capture", self._on_capture, callback_group=group)
-        self.create_timer(TICK, self._answer)
+        self.create_timer(TICK, self._answer, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._threads = [
             threading.Thread(target=self._measure, name="frames", daemon=True),
             threading.Thread(target=self._analyse, name="episodes", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
+        self._diagnostics.watch(*self._threads)
         self.get_logger().info(f"episodes go to {self._store.root}, which holds {self._stored}")
+
+    def report_error(self, text: str) -> None:
+        """Says in the diagnostics that something went wrong."""
+        self._diagnostics.error(text)
 
     def _listen(self, kind: type, topic: str, callback: Any, profile: QoSProfile) -> None:
         if topic:
@@ -113,7 +123,7 @@ class InteractionNode(Node):
 
     @property
     def _capturing(self) -> bool:
-        return bool(self.get_parameter("capturing").value)
+        return bool(self.parameters["capturing"])
 
     # -- executor: what the robot says -------------------------------------------------------------
 
@@ -166,6 +176,7 @@ class InteractionNode(Node):
             self._refused += 1
             self._diagnostics.error(f"gripper ignored: {error}")
 
+    @answering
     async def _on_capture(
         self, request: CaptureGraspFrame.Request, response: CaptureGraspFrame.Response
     ) -> CaptureGraspFrame.Response:
@@ -183,7 +194,9 @@ class InteractionNode(Node):
             stamp = request.stamp.sec * 10**9 + request.stamp.nanosec
             response.message = self._announce(grasp_id, phase, -1, 0, stamp)
         if not response.message:
-            deadline = time.monotonic() + (timeout or self._given.timeout + 2 * self._given.window)
+            deadline = time.monotonic() + (
+                timeout or self._given.settle_timeout_s + 2 * self._given.capture_window_s
+            )
             future: Future = Future()
             self._waiting[grasp_id] = (phase, deadline, future)
             try:
@@ -250,23 +263,12 @@ class InteractionNode(Node):
                 self._diagnostics.error(f"internal error, frame skipped: {error!r}")
 
     def _take(self, pair: Pair) -> None:
-        image = ros_images.to_rgb8(pair.color)
-        depth = None
-        if pair.depth is not None:
+        frame, calibration = self._reader.read(pair), None
+        if frame.camera is not None:
             try:
-                depth = ros_images.to_depth(pair.depth)
-                check_depth(depth, image)
-            except RiseError as error:
-                self._diagnostics.error(f"depth ignored: {error}")
-                depth = None
-        info = self._inputs.info(image.shape[1], image.shape[0])
-        camera, calibration = intrinsics(info), None
-        if camera is not None:
-            try:
-                calibration = Calibration.of(info)
+                calibration = Calibration.of(self._inputs.info)
             except DataError as error:
                 self._diagnostics.error(f"calibration ignored: {error}")
-        frame = Frame(image, depth, camera, pair.stamp, pair.color.header.frame_id)
         with self._lock:
             self._attempts.frame(frame, calibration)
             finished = self._attempts.take_finished()
@@ -318,6 +320,7 @@ class InteractionNode(Node):
         """What the diagnostics say besides frames and errors."""
         with self._lock:
             under_way, discarded = len(self._attempts.under_way), dict(self._attempts.discarded)
+            repeated = self._attempts.buffer.repeated
         values = {
             "episodes in the store": str(self._stored),
             "store (MiB)": f"{self._store_bytes / (1 << 20):.1f}",
@@ -329,17 +332,24 @@ class InteractionNode(Node):
         found: list[Condition] = [(OK, "", values)]
         if not self._capturing:
             found.append((WARN, "capturing is switched off", {}))
+        if repeated >= UNSTAMPED:
+            text = (
+                f"{repeated} images in a row have one stamp, so that no grasp can be captured: see the driver"
+            )
+            found.append((ERROR, text, {}))
         if self._full:
             found.append((ERROR, f"not capturing: {self._full}", {}))
-        silent = time.monotonic() - (self._inputs.last_color_arrival or self._opened)
-        if silent > 2:
-            found.append((ERROR, f"no image on {self._inputs.color_topic} for {silent:.0f} s", {}))
-        return found
+        self._inputs.set_patience(self.parameters["depth_patience_s"])
+        if self._inputs.has_depth_info:
+            self._transforms.listen()
+        return [*found, *self._inputs.conditions()]
 
     def destroy_node(self) -> None:
         """Lets the episode in work finish, then closes the store."""
+        self._diagnostics.watch()
         self._inputs.stop()
-        self._episodes.put(None)
+        if self._threads[1].is_alive():
+            self._episodes.put(None)
         for thread in self._threads:
             thread.join(10)
         self._store.close()

@@ -8,7 +8,8 @@ from builtin_interfaces.msg import Time
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus, ModelInfo
 
-from rise_perception.grasp_learning.update.learner import Memory, Survey, Update
+from rise_perception.grasp_learning.update.learner import Survey, Update
+from rise_perception.grasp_learning.update.memory import Memory
 from rise_perception.grasp_learning.update.model_store import Current, StoredModel
 from rise_perception.grasp_learning.update.update import Progress
 

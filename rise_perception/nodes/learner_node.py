@@ -20,6 +20,7 @@ import cv2
 import torch
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
@@ -33,9 +34,12 @@ from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.grasp_learning.update.update import Progress, Stopped
 from rise_perception.inference.malloc_tuning import keep_freed_memory
 from rise_perception.inference.segmenter import find_model
-from rise_perception.nodes import learner_parameters, qos
+from rise_perception.nodes import qos
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.learner_messages import fine_tune_result, learner_status, model_info
+from rise_perception.nodes.learner_parameters import TABLE, learner_config
+from rise_perception.nodes.parameters import Parameters
+from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import lower_priority, pause, run_with_worker
 
 WORKER = "learner"
@@ -63,16 +67,16 @@ class Job:
 
 
 class LearnerNode(Node):
-    """See the module; the parameters are in config/learner_node.yaml."""
+    """See the module; the parameters are in learner_parameters.py and docs/parameters.md."""
 
     def __init__(self) -> None:
         super().__init__("learner_node")
-        p = self._given = learner_parameters.declare_all(self)
+        p = self._given = Parameters(self, TABLE).read()
         lower_priority(p.nice)
-        config = learner_parameters.learner_config(p)
-        self._models = ModelStore(Path(p.models).expanduser(), True, p.max_versions)
+        config = learner_config(p)
+        self._models = ModelStore(Path(p.model_store).expanduser(), True, p.max_versions)
         self._models.begin(find_model(p.model))
-        episodes = Path(p.store).expanduser()
+        episodes = Path(p.episode_store).expanduser()
         episodes.mkdir(parents=True, exist_ok=True)  # the interaction node may come later
         self._learner = OnlineLearner(config, self._models, EpisodeStore(episodes))
         self._state, self._detail = LearnerStatus.IDLE, "waiting for episodes"
@@ -103,10 +107,13 @@ class LearnerNode(Node):
         self._reload = self.create_client(ReloadModel, f"{name}/reload_model") if name else None
         self._asked, self._ask_at, self._refused = "", 0.0, False
         self._answer = "is not there" if name else "is told nothing"
-        self.create_timer(TELL_PERIOD, self._tell)
+        self.create_timer(TELL_PERIOD, self._tell, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._ended = threading.Event()
         self._worker = threading.Thread(target=self._work, name=WORKER, daemon=True)
         self._worker.start()
+        self._diagnostics.watch(self._worker)
+        for left_out in filter(None, [self._learner.forgotten, *self._models.damaged()]):
+            self._diagnostics.error(f"left out: {left_out}")
         self.get_logger().info(f"serving {self._models.serving().version}; episodes come from {episodes}")
 
     # -- worker thread -----------------------------------------------------------------------------
@@ -128,10 +135,19 @@ class LearnerNode(Node):
     def _due(self) -> Job | None:
         try:
             self._survey = self._learner.survey()
-            if self._survey.total != self._tried and self._learner.is_due():
-                return Job()
+            self._learner.learn_outcomes()
+            if self._learner.watch() is not None:
+                self._diagnostics.error(self._learner.memory.last_verdict)
+            if self._survey.total != self._tried:
+                if not (waits := self._learner.waiting()):
+                    return Job()
+                if self._state == LearnerStatus.IDLE and not self._learner.memory.paused:
+                    self._detail = waits
         except (RiseError, OSError) as error:
             self._diagnostics.error(f"cannot look at the episodes: {error}")
+        except Exception as error:
+            self.get_logger().error(traceback.format_exc())
+            self._diagnostics.error(f"internal error, no look at the episodes: {error!r}")
         return None
 
     def _update(self, job: Job) -> Update | str:
@@ -168,7 +184,7 @@ class LearnerNode(Node):
     def _rest(self, state: int, detail: str) -> None:
         try:
             self._survey = self._learner.survey()
-        except OSError as error:  # the folder is gone; the next look says so again
+        except (RiseError, OSError) as error:  # the folder is gone; the next look says so again
             self._diagnostics.error(f"cannot look at the episodes: {error}")
         self._state, self._detail, self._progress = state, detail, Progress("idle")
 
@@ -177,20 +193,30 @@ class LearnerNode(Node):
         self._state = LearnerStatus.VALIDATING if validating else LearnerStatus.LEARNING
         self._progress, self._detail = progress, progress.stage
 
+    def report_error(self, text: str) -> None:
+        """Says in the diagnostics that something went wrong."""
+        self._diagnostics.error(text)
+
     # -- executor: services ------------------------------------------------------------------------
 
+    @answering
     def _on_list(self, request: ListModels.Request, response: ListModels.Response) -> ListModels.Response:
         current = self._models.current()
         serving = "" if current is None else current.version
         response.models = [model_info(model, serving) for model in self._models.versions()]
-        response.success, response.message = True, f"{len(response.models)} versions"
+        damaged = self._models.damaged()
+        said = [f"{len(response.models)} versions", *(f"left out: {problem}" for problem in damaged)]
+        response.success, response.message = True, "; ".join(said)
+        for problem in damaged:
+            self._diagnostics.error(f"left out: {problem}")
         return response
 
+    @answering
     def _on_rollback(
         self, request: RollbackModel.Request, response: RollbackModel.Response
     ) -> RollbackModel.Response:
         try:
-            response.version = self._models.rollback(request.version).version
+            response.version = self._learner.rollback(request.version).version
             response.success, response.message = True, f"{response.version} serves"
         except (RiseError, OSError) as error:
             response.message = str(error)
@@ -198,6 +224,7 @@ class LearnerNode(Node):
         self._tell()
         return response
 
+    @answering
     def _on_snapshot(
         self, request: SnapshotModel.Request, response: SnapshotModel.Response
     ) -> SnapshotModel.Response:
@@ -208,6 +235,7 @@ class LearnerNode(Node):
             response.message = str(error)
         return response
 
+    @answering
     def _on_pause(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         try:
             self._learner.pause(request.data)
@@ -218,6 +246,7 @@ class LearnerNode(Node):
         self._tell()
         return response
 
+    @answering
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             self._stop_update(True)

@@ -3,44 +3,68 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
-
-from rclpy.node import Node
 
 from rise_perception.grasp_learning.update import parameters
-from rise_perception.grasp_learning.update.learner import LearnerConfig
-from rise_perception.nodes.parameters import declare
+from rise_perception.grasp_learning.update.config import LearnerConfig
+from rise_perception.nodes.parameter_table import Parameter, ParameterTable
 
-# name: default, sentence, range of a number
-PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {
-    "store": ("~/.rise_perception/episodes", "Folder of the episodes, which is only read.", None),
-    "models": ("~/.rise_perception/models", "Folder of the versions of the model.", None),
-    "model": (
-        "rise_small_rgbd",
-        "Model folder, or name of a shipped model, that an empty folder of versions begins with.",
-        None,
-    ),
-    "max_versions": (20, "Versions that are kept; the oldest go first.", (4, 1000)),
-    "anchors": ("", "Labelled images that every update replays: COCO JSON, split or OCID folder.", None),
-    "heldout_anchors": ("", "COCO JSON of other labelled images, on which nothing may be lost.", None),
-    "segmentation_node": (
-        "/segmentation_node",
-        "Node that is told when another version is to serve; empty: none.",
-        None,
-    ),
-    "nice": (10, "By how much the learner stands back from other processes.", (0, 19)),
-    **parameters.PARAMETERS,
-}
+#: Settings that stay in the code: nobody who looks after a robot can choose them better.
+NOT_HERE = (
+    "heldout_fraction",
+    "max_looks",
+    "max_false_rise",
+    "significance",
+    "min_scenes",
+    "average",
+    "objects",
+)
 
-
-def declare_all(node: Node) -> SimpleNamespace:
-    """Declares every parameter; gives the values."""
-    return SimpleNamespace(
-        **{
-            name: declare(node, name, default, sentence, between=limits)
-            for name, (default, sentence, limits) in PARAMETERS.items()
-        }
-    )
+TABLE = ParameterTable(
+    "learner_node",
+    {
+        "Models and data": {
+            "episode_store": Parameter(
+                "~/.rise_perception/episodes",
+                "Folder of the interaction node's episodes; it is only read.",
+            ),
+            "model_store": Parameter(
+                "~/.rise_perception/models",
+                "Folder of the versions; the segmentation node's model_store names the same one.",
+            ),
+            "model": Parameter(
+                "rise_small_rgbd",
+                "What an empty folder of versions begins with: a model folder, or the name of a shipped "
+                "model.",
+            ),
+            "max_versions": Parameter(
+                20,
+                "Versions that are kept. The active one, the one before it, the first one and snapshots "
+                "always stay.",
+                (4, 1000),
+            ),
+            "anchors": Parameter(
+                "",
+                "Labelled images that every update replays, so that nothing is forgotten: COCO JSON, split "
+                "or "
+                "OCID folder.",
+            ),
+            "heldout_anchors": Parameter(
+                "", "COCO JSON of other labelled images: a candidate that loses AP on them is not promoted."
+            ),
+            "segmentation_node": Parameter(
+                "segmentation_node",
+                "Node that is told when another version is to serve, relative to this namespace; empty for "
+                "none.",
+            ),
+            "nice": Parameter(10, "By how much the learner stands back from other processes.", (0, 19)),
+        },
+        "Updates": {
+            name: Parameter(default, sentence, limits)
+            for name, (default, sentence, limits) in parameters.PARAMETERS.items()
+            if name not in NOT_HERE
+        },
+    },
+)
 
 
 def learner_config(given: SimpleNamespace) -> LearnerConfig:
@@ -50,4 +74,5 @@ def learner_config(given: SimpleNamespace) -> LearnerConfig:
         ConfigError: values that contradict each other, or no anchors.
     """
     anchors = (given.anchors,) if given.anchors else ()
-    return parameters.learner_config(anchors, given.heldout_anchors, vars(given))
+    defaults = {name: default for name, (default, _, _) in parameters.PARAMETERS.items()}
+    return parameters.learner_config(anchors, given.heldout_anchors, defaults | vars(given))

@@ -83,6 +83,7 @@ def run_live(
     """
     (folder / "log").mkdir(parents=True)
     (folder / EPISODES).mkdir()
+    episodes = str(folder / EPISODES)
     domain = free_domain()
     env = environment(domain, folder / "log" / "ros")
     os.environ.update({key: env[key] for key in env if key.startswith(("FAST", "ROS_"))})
@@ -99,10 +100,10 @@ def run_live(
     try:
         served = {"model": model, "device": device}
         if learner is not None:
-            start("learner_node", {"store": str(folder / EPISODES), "models": str(models), **learner})
+            start("learner_node", {"episode_store": episodes, "model_store": str(models), **learner})
             served["model_store"] = str(models)
         start("segmentation_node", served)
-        start("interaction_node", {"store": str(folder / EPISODES)})
+        start("interaction_node", {"episode_store": episodes})
         robot = start("cell_node", {**cell, "log": str(picks)})
         _follow(robot, nodes, picks, int(cell["picks"]), watcher, title)
         watcher.spin(LAST_EPISODES)

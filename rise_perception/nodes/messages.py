@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from rise_msgs.msg import Instance, InstanceArray
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
+from sensor_msgs.msg import Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 
-from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.core.geometry import POINT, Location
 from rise_perception.core.instances import Instances
 from rise_perception.data import ros_images
@@ -47,13 +46,14 @@ def instance_array(
         instances.ids.tolist(),
         instances.classes.tolist(),
         instances.scores.tolist(),
+        instances.pick_success.tolist(),
         instances.boxes.astype(np.int64).tolist(),
         instances.areas().tolist(),
         instances.embeddings.astype(np.float32),
         locations if locations is not None else [None] * len(instances),
         strict=True,
     )
-    for label, identity, kind, score, (x0, y0, x1, y1), area, embedding, location in rows:
+    for label, identity, kind, score, success, (x0, y0, x1, y1), area, embedding, location in rows:
         row = Instance(
             label=label,
             id=identity,
@@ -62,7 +62,7 @@ def instance_array(
             bbox=RegionOfInterest(x_offset=x0, y_offset=y0, width=x1 - x0, height=y1 - y0),
             area=area,
             centroid=Point(x=math.nan, y=math.nan, z=math.nan),
-            pick_success=math.nan,
+            pick_success=success,
             embedding=array("f", embedding.tobytes()),
         )
         if location is not None:
@@ -71,21 +71,6 @@ def instance_array(
             row.box_size = Vector3(**dict(zip("xyz", location.size.tolist(), strict=True)))
         message.instances.append(row)
     return message
-
-
-def camera_info(header: Header, camera: CameraIntrinsics) -> CameraInfo:
-    """The intrinsics of pictures that are undistorted already."""
-    matrix = camera.matrix()
-    return CameraInfo(
-        header=header,
-        width=camera.width,
-        height=camera.height,
-        distortion_model="plumb_bob",
-        d=[0.0] * 5,
-        k=matrix.ravel().tolist(),
-        r=np.eye(3).ravel().tolist(),
-        p=np.hstack([matrix, np.zeros((3, 1))]).ravel().tolist(),
-    )
 
 
 def box_pose(location: Location) -> Pose:
@@ -145,7 +130,7 @@ def detections(
         detection.bbox.size_x = x1 - x0
         detection.bbox.size_y = y1 - y0
         result = vision.ObjectHypothesisWithPose()
-        result.hypothesis.class_id = instances.class_names[int(instances.classes[index])]
+        result.hypothesis.class_id = str(int(instances.classes[index]))  # the key of the LabelInfo's map
         result.hypothesis.score = float(instances.scores[index])
         if locations is not None and (location := locations[index]) is not None:
             result.pose.pose = box_pose(location)
@@ -154,18 +139,44 @@ def detections(
     return message
 
 
+def detections_3d(
+    vision: Any, header: Header, instances: Instances, locations: list[Location | None] | None
+) -> Any:
+    """vision_msgs/Detection3DArray of the instances that have a place; ids and classes as in 2D."""
+    message = vision.Detection3DArray(header=header)
+    for index, location in enumerate(locations or []):
+        if location is None:
+            continue
+        detection = vision.Detection3D(header=header, id=str(int(instances.ids[index])))
+        detection.bbox.center = box_pose(location)
+        detection.bbox.size = Vector3(**dict(zip("xyz", location.size.tolist(), strict=True)))
+        result = vision.ObjectHypothesisWithPose()
+        result.hypothesis.class_id = str(int(instances.classes[index]))
+        result.hypothesis.score = float(instances.scores[index])
+        result.pose.pose = detection.bbox.center
+        detection.results.append(result)
+        message.detections.append(detection)
+    return message
+
+
 def label_info(vision: Any, header: Header, class_names: tuple[str, ...], threshold: float) -> Any:
-    """vision_msgs/LabelInfo: the names of the classes and the score from which instances are given."""
+    """vision_msgs/LabelInfo: the names of the classes and the score from which instances are given.
+
+    It maps ``class_id`` of the detections. The label map holds instances, not classes: its values are
+    ``Instance.label`` of the InstanceArray of the same stamp.
+    """
     classes = [vision.VisionClass(class_id=index, class_name=name) for index, name in enumerate(class_names)]
     return vision.LabelInfo(header=header, class_map=classes, threshold=threshold)
 
 
-def vision_info(vision: Any, header: Header, model_version: str, database_version: int) -> Any:
-    """vision_msgs/VisionInfo; ``database_version`` counts up with each model that begins to serve."""
+def vision_info(
+    vision: Any, header: Header, model_version: str, label_info_topic: str, database_version: int
+) -> Any:
+    """vision_msgs/VisionInfo; ``database_version`` counts up with each model that becomes active."""
     return vision.VisionInfo(
         header=header,
         method=model_version,
-        database_location="~/label_info",
+        database_location=label_info_topic,
         database_version=database_version,
     )
 

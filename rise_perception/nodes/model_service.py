@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ class ModelService:
 
     Args:
         node: whose service it is.
-        folder: of the versions, as the learner writes it; empty: every request is refused.
+        folder: gives that of the versions, as the learner writes it; empty: every request is refused.
         serving: the segmenter, None while there is none.
         changed: called in the executor when another version serves.
     """
@@ -30,7 +31,7 @@ class ModelService:
     def __init__(
         self,
         node: Node,
-        folder: str,
+        folder: Callable[[], str],
         serving: Callable[[], Segmenter | None],
         changed: Callable[[], None],
     ) -> None:
@@ -42,13 +43,19 @@ class ModelService:
             ReloadModel, "~/reload_model", self._on_reload, callback_group=group
         )
 
+    def damaged(self) -> list[str]:
+        """A sentence for everything in the folder that cannot be read."""
+        root = Path(self._folder()).expanduser()
+        return ModelStore(root).damaged() if self._folder() and root.is_dir() else []
+
     def begin(self, segmenter: Segmenter) -> str:
         """Serve from the start what served last; gives why that is not possible, empty when it is.
 
         A folder without any version yet is no problem: the learner may come later.
         """
-        root = Path(self._folder).expanduser()
-        if not self._folder or not root.is_dir() or not ModelStore(root).versions():
+        name = self._folder()
+        root = Path(name).expanduser()
+        if not name or not root.is_dir() or not ModelStore(root).versions():
             return ""
         try:
             folder = self._find("")
@@ -60,9 +67,10 @@ class ModelService:
 
     def _find(self, version: str) -> Path:
         """Folder of a version, checked; of the one that the learner says serves, without a name."""
-        if not self._folder:
+        name = self._folder()
+        if not name:
             raise ConfigError("no model folder is configured (parameter 'model_store'); nothing is reloaded")
-        store = ModelStore(Path(self._folder).expanduser())
+        store = ModelStore(Path(name).expanduser())
         return (store.find(version) if version else store.serving()).folder
 
     async def _on_reload(
@@ -92,6 +100,9 @@ class ModelService:
                     self._changed()
         except (RiseError, OSError) as error:
             response.message = str(error)
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            response.message = f"internal error, its trace is in the log: {error!r}"
         finally:
             self._busy = False
         response.version = segmenter.version

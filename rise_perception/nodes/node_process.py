@@ -16,6 +16,8 @@ from typing import IO, Any
 from rise_perception.core import resources
 
 GRACE = 10.0  # seconds that a node gets to end by itself
+#: Domains that :func:`free_domain` gave to this process, and the names that hold them.
+_claimed: dict[int, socket.socket] = {}
 
 
 def environment(domain: int, logs: Path) -> dict[str, str]:
@@ -44,17 +46,35 @@ def environment(domain: int, logs: Path) -> dict[str, str]:
 
 
 def free_domain() -> int:
-    """A ROS domain that nobody on this machine uses now, 1 to 101."""
+    """A ROS domain that nobody on this machine uses now, 1 to 101; this process's own until it ends."""
     candidates = list(range(1, 102))
     random.SystemRandom().shuffle(candidates)
-    for domain in candidates:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * domain + 10))  # where a domain's first participant listens
-            except OSError:
-                continue
+    for domain in sorted(candidates, key=_claimed.__contains__):  # its own again when there is no other
+        if _is_silent(domain) and _claim(domain):
             return domain
     return candidates[0]
+
+
+def _is_silent(domain: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", 7400 + 250 * domain + 10))  # where a domain's first participant listens
+        except OSError:
+            return False
+        return True
+
+
+def _claim(domain: int) -> bool:
+    """Take a domain before its first participant is there; the kernel frees it with the process."""
+    if domain not in _claimed:
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0rise_perception-domain-{domain}")
+        except OSError:
+            name.close()
+            return False
+        _claimed[domain] = name
+    return True
 
 
 class NodeProcess:
@@ -65,14 +85,21 @@ class NodeProcess:
         parameters: ROS parameters; bool, int, float or str.
         env: see :func:`environment`.
         log: file for stdout and stderr; None leaves stderr to the terminal and drops stdout.
+        namespace: that it runs in.
     """
 
     def __init__(
-        self, name: str, parameters: Mapping[str, Any], env: Mapping[str, str], log: Path | None
+        self,
+        name: str,
+        parameters: Mapping[str, Any],
+        env: Mapping[str, str],
+        log: Path | None,
+        namespace: str = "/",
     ) -> None:
         self.name = name
         self.log = log
         command = [sys.executable, "-m", f"rise_perception.nodes.{name}", "--ros-args"]
+        command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={_yaml(value)}"]
         out: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")

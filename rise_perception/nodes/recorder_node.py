@@ -25,7 +25,8 @@ from tqdm import tqdm
 from rise_perception.core.errors import BagError, RiseError
 from rise_perception.data.bags import BagWriter
 from rise_perception.nodes import qos
-from rise_perception.nodes.parameters import declare
+from rise_perception.nodes.parameter_table import Parameter, ParameterTable
+from rise_perception.nodes.parameters import Parameters
 from rise_perception.nodes.spin import run
 
 TOPICS = {
@@ -33,22 +34,31 @@ TOPICS = {
     "instances": (InstanceArray, "rise_msgs/msg/InstanceArray"),
 }
 
+TABLE = ParameterTable(
+    "recorder_node",
+    {
+        "Recording": {
+            "output": Parameter("", "Bag to write; must not exist."),
+            "source": Parameter(
+                "segmentation_node",
+                "Node whose label_map and instances are recorded, relative to this namespace.",
+            ),
+            "total_topic": Parameter(
+                "",
+                "std_msgs/UInt32 topic that says after how many frames to end; empty: until interrupted.",
+            ),
+        }
+    },
+)
+
 
 class RecorderNode(Node):
     """See the module."""
 
     def __init__(self) -> None:
         super().__init__("recorder_node")
-        output = declare(self, "output", "", "Bag to write; must not exist.")
-        source = declare(
-            self, "source", "/segmentation_node", "Node whose label_map and instances are recorded."
-        )
-        total_topic = declare(
-            self,
-            "total_topic",
-            "",
-            "std_msgs/UInt32 topic that says after how many frames to end; empty: until interrupted.",
-        )
+        given = Parameters(self, TABLE).read()
+        output, source, total_topic = given.output, given.source, given.total_topic
         if not output:
             raise RiseError("parameter 'output' is empty: name the bag to write (-p output:=PATH)")
         self.done = Future()

@@ -21,10 +21,10 @@ from tqdm import tqdm
 from rise_perception.core.errors import RiseError
 from rise_perception.core.frame import Frame
 from rise_perception.data import ros_images
-from rise_perception.data.bags import COLOR_TOPIC, DEPTH_TOPIC, INFO_TOPIC
 from rise_perception.nodes import qos
+from rise_perception.nodes.camera_info import camera_info
+from rise_perception.nodes.camera_parameters import COLOR, DEPTH, INFO
 from rise_perception.nodes.inputs import stamp_of
-from rise_perception.nodes.messages import camera_info
 from rise_perception.nodes.node_process import NodeProcess, environment, free_domain
 
 START = 180.0  # seconds until the node must have answered for the first time
@@ -103,7 +103,7 @@ class _Camera:
         self._executor.add_node(self._node)
         self._publishers = {
             topic: self._node.create_publisher(kind, topic, qos.camera_output())
-            for topic, kind in ((COLOR_TOPIC, Image), (DEPTH_TOPIC, Image), (INFO_TOPIC, CameraInfo))
+            for topic, kind in ((COLOR, Image), (DEPTH, Image), (INFO, CameraInfo))
         }
         self._node.create_subscription(
             Image, "/segmentation_node/label_map", self._on_label_map, qos.output()
@@ -129,7 +129,7 @@ class _Camera:
             if node.poll() is not None:
                 raise RiseError(f"the node ended with status {node.poll()}:\n{node.log_tail()}")
             if now >= next_look:
-                self.memory.append(_resident(node.pid))
+                self.memory.append(resident(node.pid))
                 next_look += 1.0
                 progress.update()
             if now >= due:
@@ -163,14 +163,14 @@ def _messages(frame: Frame) -> dict[str, Any]:
     """The messages of a frame by topic, colour last, so that its depth is there already."""
     messages: dict[str, Any] = {}
     if frame.camera is not None:
-        messages[INFO_TOPIC] = camera_info(Header(), frame.camera)
+        messages[INFO] = camera_info(Header(), frame.camera)
     if frame.depth is not None:
-        messages[DEPTH_TOPIC] = ros_images.fill(Image(), frame.depth, "32FC1")
-    messages[COLOR_TOPIC] = ros_images.fill(Image(), frame.image, "rgb8")
+        messages[DEPTH] = ros_images.fill(Image(), frame.depth, "32FC1")
+    messages[COLOR] = ros_images.fill(Image(), frame.image, "rgb8")
     return messages
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """MB of memory that a process holds; 0 once it has gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 2**20

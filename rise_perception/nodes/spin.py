@@ -6,15 +6,18 @@ import contextlib
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 
 from rise_perception.core.errors import RiseError
+from rise_perception.nodes.diagnostics import WorkerDiedError
 
 
 def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
@@ -30,10 +33,8 @@ def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         done: Future | None = getattr(node, "done", None)
-        if done is None:
-            executor.spin()
-        else:
-            executor.spin_until_future_complete(done)
+        _spin(executor, node, done)
+        if done is not None:
             done.result()  # raises what the node ended with
     except RiseError as error:
         print(f"rise: error: {error}", file=sys.stderr, flush=True)
@@ -45,6 +46,25 @@ def run(create: Callable[[], Node], args: list[str] | None = None) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _spin(executor: SingleThreadedExecutor, node: Node, done: Future | None) -> None:
+    """Spins. What a callback raises ends a node, except one with ``report_error``, which goes on."""
+    report: Callable[[str], None] | None = getattr(node, "report_error", None)
+    while True:
+        try:
+            if done is None:
+                executor.spin()
+            else:
+                executor.spin_until_future_complete(done)
+            return
+        except (WorkerDiedError, ExternalShutdownException):
+            raise
+        except Exception as error:
+            if report is None:
+                raise
+            node.get_logger().error(traceback.format_exc())
+            report(f"internal error in a callback, its trace is in the log: {error!r}")
 
 
 def run_with_worker(worker: str, create: Callable[[], Node], args: list[str] | None = None) -> int:
@@ -73,7 +93,8 @@ def lower_priority(nice: int) -> None:
 async def pause(node: Node, seconds: float) -> None:
     """Wait inside a callback while the executor does other things."""
     over = Future()
-    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None))
+    steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulation's clock may stand still
+    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None), clock=steady)
     try:
         await over
     finally:

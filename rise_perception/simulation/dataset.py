@@ -8,7 +8,6 @@ interrupted run resumes; ``settings.json`` what the data were made with.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -28,10 +27,11 @@ from tqdm import tqdm
 
 from rise_perception.core.errors import ConfigError, DataError
 from rise_perception.core.files import write_bytes, write_json
-from rise_perception.simulation.camera import View, draw_view
+from rise_perception.core.json_files import ANNOTATIONS, read_json
+from rise_perception.simulation import camera, optics, sensor, viewpoints
+from rise_perception.simulation.camera import View
 from rise_perception.simulation.render import Renderer, Rendering
-from rise_perception.simulation.scene import SPLITS, Scene, make_scene
-from rise_perception.simulation.sensor import measure_depth, photograph
+from rise_perception.simulation.scene import SPLITS, WORLDS, Scene, make_scene
 
 CATEGORIES = [{"id": 1, "name": "container"}, {"id": 2, "name": "object"}]
 MIN_PIXELS, MIN_VISIBLE = 40, 0.1
@@ -55,6 +55,7 @@ class Settings:
         width, height: pixels.
         views: pictures of each settled scene.
         seed: data sets of different seeds show different scenes.
+        world: version of the tote world, one of :data:`rise_perception.simulation.scene.WORLDS`.
     """
 
     train: int
@@ -64,6 +65,7 @@ class Settings:
     height: int = 240
     views: int = 4
     seed: int = 0
+    world: int = 1
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test", "seed"):
@@ -74,6 +76,8 @@ class Settings:
         check_size(self.width, self.height)
         if not 1 <= self.views <= 64:
             raise ConfigError(f"views is {self.views}; it must be between 1 and 64")
+        if self.world not in WORLDS:
+            raise ConfigError(f"world is {self.world}; it must be one of {', '.join(map(str, WORLDS))}")
 
     def scenes(self, split: str) -> int:
         """How many scenes ``split`` needs."""
@@ -109,9 +113,10 @@ def expose(
     What the sensor is like is drawn from ``rng``, the noise of this picture from ``grain``.
     """
     focal = view.camera.fx
-    image = photograph(rng, grain, rendering.image, rendering.depth, focal)
+    eye = sensor if scene.world == 1 else optics
+    image = eye.photograph(rng, grain, rendering.image, rendering.depth, focal)
     shiny = np.isin(rendering.labels, [label for label in scene.labels if scene.item(label).shiny])
-    depth = measure_depth(rng, grain, rendering.depth, focal, shiny, image)
+    depth = eye.measure_depth(rng, grain, rendering.depth, focal, shiny, image)
     labels = np.maximum(rendering.labels, 0).astype(np.uint16)
     amodal = {}
     for label, whole in rendering.amodal.items():
@@ -127,7 +132,8 @@ def good_view(rng: np.random.Generator, scene: Scene, renderer: Renderer, enough
     """A view that shows ``enough`` items and is not blocked; the best of several if none is good."""
     best: tuple[int, View] | None = None
     for _ in range(8):
-        view = draw_view(rng, scene, renderer.width, renderer.height)
+        draw = camera.draw_view if scene.world == 1 else viewpoints.draw_view
+        view = draw(rng, scene, renderer.width, renderer.height)
         labels, depth = renderer.labels(view)
         counts = np.bincount(labels[labels > 0], minlength=1)
         seen = int((counts >= 150).sum())
@@ -145,7 +151,7 @@ def still_shots(
     settings: Settings, split: str, index: int, renderer: Renderer
 ) -> Iterator[tuple[Scene, Shot]]:
     """The views of one still scene."""
-    scene = make_scene(settings.seed, split, index, settings.width, settings.height)
+    scene = make_scene(settings.seed, split, index, settings.width, settings.height, world=settings.world)
     renderer.load(scene)
     rng = np.random.default_rng([settings.seed, SPLITS.index(split), index, 1])
     amount = min(settings.views, getattr(settings, split) - index * settings.views)
@@ -224,10 +230,12 @@ def coco(records: list[dict[str, Any]], description: str) -> dict[str, Any]:
     }
 
 
-_renderer: Renderer | None = None
+_renderers: dict[tuple[int, int, int], Renderer] = {}
 
 
-def _start_worker(parent: int) -> None:
+def start_worker(parent: int) -> None:
+    """Make this process a worker that ends with process ``parent``."""
+
     def leave_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
@@ -239,13 +247,14 @@ def _start_worker(parent: int) -> None:
     cv2.setNumThreads(1)
 
 
-def _work(out: Path, settings: Settings, split: str, index: int) -> int:
+def render_scene(out: Path, settings: Settings, split: str, index: int) -> int:
     """Render one scene and write its record; returns the number of its pictures."""
-    global _renderer
-    if _renderer is None:
-        _renderer = Renderer(settings.width, settings.height)
+    # A context of OpenGL does not survive a fork.
+    key = (os.getpid(), settings.width, settings.height)
+    if key not in _renderers:
+        _renderers[key] = Renderer(settings.width, settings.height)
     records = []
-    for k, (scene, shot) in enumerate(still_shots(settings, split, index, _renderer)):
+    for k, (scene, shot) in enumerate(still_shots(settings, split, index, _renderers[key])):
         name = f"{split}/{index * settings.views + k:06d}.png"
         records.append({**write_shot(out, name, scene, shot), "scene": index, "seed": settings.seed})
     path = out / "records" / split / f"{index:06d}.json"
@@ -257,7 +266,7 @@ def _work(out: Path, settings: Settings, split: str, index: int) -> int:
 def _check_settings(out: Path, settings: Settings) -> None:
     path = out / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text())
+        before = {"world": 1} | read_json(path)
         if before != asdict(settings):
             raise DataError(
                 f"{out} holds a data set made with {before}, not with {asdict(settings)}; "
@@ -285,7 +294,7 @@ def write_dataset(out: Path, settings: Settings, workers: int = 1) -> dict[str, 
     done: dict[str, int] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        workers, mp_context=spawn, initializer=_start_worker, initargs=(os.getpid(),)
+        workers, mp_context=spawn, initializer=start_worker, initargs=(os.getpid(),)
     ) as pool:
         for split in ("val", "test", "train"):
             total = getattr(settings, split)
@@ -293,7 +302,7 @@ def write_dataset(out: Path, settings: Settings, workers: int = 1) -> dict[str, 
             missing = [k for k in range(settings.scenes(split)) if not (folder / f"{k:06d}.json").exists()]
             have = total - sum(min(settings.views, total - k * settings.views) for k in missing)
             with tqdm(total=total, initial=have, desc=split, unit="img", smoothing=0.05) as bar:
-                jobs = [pool.submit(_work, out, settings, split, k) for k in missing]
+                jobs = [pool.submit(render_scene, out, settings, split, k) for k in missing]
                 try:
                     for job in as_completed(jobs):
                         bar.update(job.result())
@@ -306,7 +315,7 @@ def write_dataset(out: Path, settings: Settings, workers: int = 1) -> dict[str, 
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
             paths = [folder / f"{k:06d}.json" for k in range(settings.scenes(split))]
-            records = [record for path in paths for record in json.loads(path.read_text())]
+            records = [record for path in paths for record in read_json(path, ANNOTATIONS, bulk=True)]
             if total:
                 write_json(out / f"{split}.json", coco(records, f"tote world, {split}, seed {settings.seed}"))
             done[split] = len(records)

@@ -46,12 +46,14 @@ def add_item(
     name: str,
     ground: np.ndarray | None = None,
     kinds: dict[str, tuple[float, shapes.Make]] = shapes.KINDS,
+    prints: shapes.Prints = textures,
 ) -> Item:
     """Add the item of ``recipe`` to the model as a free body called ``name``.
 
     Args:
         ground: overrides the recipe's main colour, (3,) RGB in [0, 255] (an item in the colour of its tote).
         kinds: the shapes that it may have.
+        prints: who prints on it.
     """
     rng = np.random.default_rng(recipe)
     weights = np.array([weight for weight, _ in kinds.values()])
@@ -59,12 +61,11 @@ def add_item(
     gloss = float(rng.choice([rng.uniform(0.0, 0.25), rng.uniform(0.4, 1.0)]))
     own = textures.colour(rng)
     clear = kind in ("bottle", "mug", "cup", "bag") and rng.random() < 0.06
-    look = shapes.Look(rng, own if ground is None else ground, gloss, 0.45 if clear else 1.0)
+    look = shapes.Look(rng, own if ground is None else ground, gloss, 0.45 if clear else 1.0, prints)
     body = builder.spec.worldbody.add_body()
     body.name = name
     joint = body.add_freejoint()
     joint.name = name
     half = kinds[kind][1](builder, body, look)
-    return Item(
-        name, kind, recipe, np.asarray(half, float), clear or bool(gloss > 0.85 and rng.random() < 0.5)
-    )
+    shiny = clear or kind in shapes.CLEAR or bool(gloss > 0.85 and rng.random() < 0.5)
+    return Item(name, kind, recipe, np.asarray(half, float), shiny)

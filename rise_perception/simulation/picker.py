@@ -29,9 +29,17 @@ class Aim:
 
 
 class Picker:
-    """Aims at the best-scoring mask that has room, away from where a grasp of this scene has failed."""
+    """Aims at the best mask that has room, away from where a grasp of this scene has failed.
 
-    def __init__(self) -> None:
+    The best is the one that a grasp succeeds at with the highest probability, where that has been learned,
+    and otherwise the one with the highest score.
+
+    Args:
+        min_success: masks at which a grasp succeeds with less probability are left alone.
+    """
+
+    def __init__(self, min_success: float = 0.0) -> None:
+        self.min_success = min_success
         self._failures: list[Aim] = []
 
     def choose(self, instances: Instances, rises: np.ndarray) -> Aim | None:
@@ -41,7 +49,10 @@ class Picker:
             instances: what the model sees.
             rises: (H, W) bool, where depth says that something stands in the tote.
         """
-        for row in np.argsort(-instances.scores, kind="stable"):
+        instances = self.offered(instances)
+        learned = np.isfinite(instances.pick_success)
+        rank = np.where(learned, instances.pick_success, instances.scores)
+        for row in np.argsort(-rank, kind="stable"):
             aim = self._aim(instances.mask(int(row)))
             if aim is not None:
                 return replace(aim, target_id=int(instances.ids[row]), score=float(instances.scores[row]))
@@ -52,6 +63,10 @@ class Picker:
             if aim is not None:
                 return aim
         return None
+
+    def offered(self, instances: Instances) -> Instances:
+        """The masks that are tried at all."""
+        return instances.only(~(instances.pick_success < self.min_success))
 
     def _aim(self, mask: np.ndarray) -> Aim | None:
         """The middle of a mask, if it has room and nothing failed there."""

@@ -42,18 +42,19 @@ class Place:
     ground: np.ndarray
 
 
-def _surface(
+def surface(
     b: Builder,
     rng: np.random.Generator,
     kind: str | None = None,
     base: np.ndarray | None = None,
     size: int = 128,
 ) -> str:
+    """A material with one face of :func:`rise_perception.simulation.textures.surface` on all sides."""
     face = textures.surface(rng, size, kind, base)
     return b.material(np.stack([face] * 6), gloss=float(rng.choice([0.05, rng.uniform(0.1, 0.6)])))
 
 
-def _room(b: Builder, rng: np.random.Generator, floor: float) -> None:
+def room(b: Builder, rng: np.random.Generator, floor: float) -> None:
     """A floor, four far walls and things that stand or hang there."""
     world = b.spec.worldbody
     floor_texture = textures.surface(
@@ -71,7 +72,7 @@ def _room(b: Builder, rng: np.random.Generator, floor: float) -> None:
     if rng.random() < 0.7:  # the floor near the place needs a finer grain than the cube of the whole room
         patch = b.material(floor_texture, gloss=0.1, repeat=(repeat, repeat))
         b.solid(world, "box", (1.6, 1.6, 0.002), (0, 0, floor + 0.002), material=patch, ghost=True)
-    wall = _surface(b, rng)
+    wall = surface(b, rng)
     for axis in range(2):
         for sign in (-1, 1):
             slab, at = [4.0, 4.0, 2.0], [0.0, 0.0, 1.0]
@@ -80,7 +81,7 @@ def _room(b: Builder, rng: np.random.Generator, floor: float) -> None:
     for _ in range(int(rng.integers(2, 9))):  # furniture, posters, machines
         angle, away = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.6)
         size = rng.uniform(0.05, 0.45, 3)
-        material = b.material(textures.package(rng)) if rng.random() < 0.4 else _surface(b, rng)
+        material = b.material(textures.package(rng)) if rng.random() < 0.4 else surface(b, rng)
         pos = (
             away * np.cos(angle),
             away * np.sin(angle),
@@ -127,7 +128,7 @@ def _tote(
     b.mesh(body, mesh, material, pos=(middle[0], middle[1], 0))
     plain = b.material(rgb=np.clip(rgb * rng.uniform(0.85, 1.1), 0, 255))
     own = rng.random() < 0.3  # the floor has a texture or a mat of its own
-    cover = _surface(
+    cover = surface(
         b,
         rng,
         None if own else str(rng.choice(["plain", "cloud"])),
@@ -171,7 +172,7 @@ def _tote_place(b: Builder, rng: np.random.Generator) -> Place:
     )
     bare = rng.random() < 0.12  # nothing but the tote, as in pictures whose surroundings were masked out
     if not bare:
-        _room(b, rng, -rng.uniform(0.02, 0.5))
+        room(b, rng, -rng.uniform(0.02, 0.5))
     body = b.spec.worldbody.add_body()
     body.name = CONTAINER
     _tote(b, rng, np.zeros(3), half, height, rgb, body)
@@ -184,28 +185,29 @@ def _tote_place(b: Builder, rng: np.random.Generator) -> Place:
             _tote(b, rng, middle, half, height, rgb if same else textures.colour(rng), b.spec.worldbody)
             others.append(Region(middle, half, height))
     if not bare and rng.random() < 0.6:  # what the tote stands on
-        b.solid(b.spec.worldbody, "box", (0.9, 0.9, 0.01), (0, 0, -0.016), material=_surface(b, rng))
+        b.solid(b.spec.worldbody, "box", (0.9, 0.9, 0.01), (0, 0, -0.016), material=surface(b, rng))
     for _ in range(0 if bare else int(rng.integers(0, 4))):  # beams and frames around it
         start = np.array([*rng.uniform(-0.9, 0.9, 2), rng.uniform(-0.1, 0.02)])
         axis, way = int(rng.integers(2)), 0.8
         if abs(start[1 - axis]) > half[1 - axis] + 0.15:
             size = [0.015, 0.015, 0.015]
             size[axis] = way
-            b.solid(b.spec.worldbody, "box", size, start, material=_surface(b, rng, "metal"), ghost=True)
+            b.solid(b.spec.worldbody, "box", size, start, material=surface(b, rng, "metal"), ghost=True)
     return Place("tote", Region(np.zeros(3), half, height), tuple(others), rgb)
 
 
-def _bin_place(b: Builder, rng: np.random.Generator) -> Place:
+def bin_place(b: Builder, rng: np.random.Generator) -> Place:
+    """A shelf bin with its neighbours and the shelf's front."""
     width, depth, height = rng.uniform(0.12, 0.22), rng.uniform(0.14, 0.24), rng.uniform(0.2, 0.4)
     kind = str(rng.choice(["cardboard", "metal", "wood", "plain", "cloud"]))
     rgb = textures.colour(
         rng,
         "kraft" if kind in ("cardboard", "wood") else str(rng.choice(["muted", "light", "dark", "vivid"])),
     )
-    walls = _surface(b, rng, kind, rgb)
-    steel = _surface(b, rng, str(rng.choice(["metal", "plain", "cardboard"])))
+    walls = surface(b, rng, kind, rgb)
+    steel = surface(b, rng, str(rng.choice(["metal", "plain", "cardboard"])))
     floor = steel if rng.random() < 0.5 else walls
-    _room(b, rng, -rng.uniform(0.4, 1.0))
+    room(b, rng, -rng.uniform(0.4, 1.0))
     body = b.spec.worldbody.add_body()
     body.name = CONTAINER
     world = b.spec.worldbody
@@ -314,7 +316,7 @@ def _desk_clutter(b: Builder, rng: np.random.Generator, half: np.ndarray) -> Non
         at = np.array([0, side * half[1] * 0.9] if abs(turn) < 0.8 else [side * half[0] * 0.9, 0])
         wide, tall = rng.uniform(0.1, 0.5), rng.uniform(0.1, 0.3)
         stands = (at[0], at[1], tall + rng.uniform(0, 0.08))
-        b.solid(world, "box", (wide, 0.015, tall), stands, quat, _surface(b, rng))
+        b.solid(world, "box", (wide, 0.015, tall), stands, quat, surface(b, rng))
 
 
 def _table_place(b: Builder, rng: np.random.Generator) -> Place:
@@ -323,8 +325,8 @@ def _table_place(b: Builder, rng: np.random.Generator) -> Place:
     rgb = textures.colour(
         rng, str(rng.choice(["muted", "light", "dark", "kraft", "vivid"], p=[0.25, 0.2, 0.25, 0.2, 0.1]))
     )
-    _room(b, rng, -rng.uniform(0.3, 0.8))
-    b.solid(b.spec.worldbody, "box", (*half, 0.02), (0, 0, -0.02), material=_surface(b, rng, kind, rgb, 256))
+    room(b, rng, -rng.uniform(0.3, 0.8))
+    b.solid(b.spec.worldbody, "box", (*half, 0.02), (0, 0, -0.02), material=surface(b, rng, kind, rgb, 256))
     if rng.random() < 0.25:  # a mat or a second desk
         at = rng.uniform(-0.6, 0.6, 2) * half
         b.solid(
@@ -332,7 +334,7 @@ def _table_place(b: Builder, rng: np.random.Generator) -> Place:
             "box",
             (*rng.uniform(0.1, 0.3, 2), 0.0004),
             (*at, 0.0003),
-            material=_surface(b, rng),
+            material=surface(b, rng),
             ghost=True,
         )
     _desk_clutter(b, rng, half)
@@ -340,7 +342,7 @@ def _table_place(b: Builder, rng: np.random.Generator) -> Place:
     return Place("table", Region(np.zeros(3), main, 0.3), (), rgb)
 
 
-_PLACES = {"tote": (0.45, _tote_place), "bin": (0.2, _bin_place), "table": (0.35, _table_place)}
+_PLACES = {"tote": (0.45, _tote_place), "bin": (0.2, bin_place), "table": (0.35, _table_place)}
 
 
 def add_place(builder: Builder, rng: np.random.Generator, kind: str | None = None) -> Place:

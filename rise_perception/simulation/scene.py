@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rise_perception.simulation import textures
+from rise_perception.simulation import goods, prints, rooms, textures
 from rise_perception.simulation.assets import Builder
 from rise_perception.simulation.engine import mujoco
 from rise_perception.simulation.gripper import add_gripper
@@ -19,6 +19,8 @@ AWAY = np.array([0.0, 0.0, -60.0])
 """Where bodies go that have left: behind every far clipping plane."""
 TIMESTEP = 0.004
 LIGHTS = 3
+WORLDS = (1, 2)
+"""Versions of the tote world: 1 stays as it is for comparable figures, 2 is nearer to real pictures."""
 BLOCKERS = ("blocker_left", "blocker_right")
 """Bodies of something of the robot that may hang into a view."""
 
@@ -33,6 +35,7 @@ class Scene:
         items: those still in the scene, in the order of their bodies; an item's label is its index in
             ``all_items`` + 1.
         geom_label: (ngeom,) int32, label of each geom: 0 surroundings, -1 container, >= 1 item.
+        world: version of the tote world that it was made in, one of :data:`WORLDS`.
     """
 
     model: Any
@@ -42,6 +45,7 @@ class Scene:
     geom_label: np.ndarray
     split_code: int
     present: set[int] = field(default_factory=set)
+    world: int = 1
 
     @property
     def labels(self) -> list[int]:
@@ -191,6 +195,7 @@ def make_scene(
     height: int,
     kind: str | None = None,
     count: int | None = None,
+    world: int = 1,
 ) -> Scene:
     """Build and settle scene ``index`` of ``split``; equal arguments give an equal scene.
 
@@ -198,13 +203,14 @@ def make_scene(
         width, height: pixels that will be rendered.
         kind: "tote", "bin" or "table"; drawn if None.
         count: how many items are dropped into the main region; drawn (3 to 25) if None.
+        world: version, one of :data:`WORLDS`.
     """
     code = SPLITS.index(split)
-    rng = np.random.default_rng([seed, code, index])
+    rng = np.random.default_rng([seed, code, index] if world == 1 else [seed, code, index, 7, world])
     builder = Builder()
-    place = add_place(builder, rng, kind)
+    place = add_place(builder, rng, kind) if world == 1 else rooms.add_place(builder, rng, kind)
     most = {"tote": 22, "bin": 9, "table": 14}[place.kind]
-    number = count or int(rng.integers(3, most + 1))
+    number = count or (int(rng.integers(3, most + 1)) if world == 1 else _crowd(rng, most))
     share = [number, *(int(rng.integers(2, 7)) for _ in place.others)]
     # Now and then the goods have the colour of what they lie on or of each other: red on red.
     alike = textures.colour(rng) if rng.random() < 0.15 else None
@@ -217,8 +223,13 @@ def make_scene(
             ground = alike
         if ground is not None:
             ground = np.clip(ground * rng.uniform(0.75, 1.2), 0, 255)
-        items.append(add_item(builder, draw_recipe(rng, code), f"item{k + 1}", ground))
+        recipe, name = draw_recipe(rng, code), f"item{k + 1}"
+        if world == 1:
+            items.append(add_item(builder, recipe, name, ground))
+        else:
+            items.append(add_item(builder, recipe, name, ground, goods.KINDS, prints))
     scene = assemble(builder, rng, place, items, code, width, height)
+    scene.world = world
     upright = {"tote": 0.3, "bin": 0.9, "table": 0.85}[place.kind]
     first = 1
     for region, amount in zip((place.main, *place.others), share, strict=True):
@@ -227,6 +238,18 @@ def make_scene(
         first += amount
     scene.settle(1.2 if place.kind == "tote" else 0.7)
     return scene
+
+
+def _crowd(rng: np.random.Generator, most: int) -> int:
+    """How many items of world 2: nearly none, some, or so many that they touch."""
+    kind = rng.random()
+    if kind < 0.3:
+        return int(rng.integers(0, 6))
+    return (
+        int(rng.integers(round(0.5 * most), round(1.15 * most) + 1))
+        if kind < 0.7
+        else int(rng.integers(3, most))
+    )
 
 
 def assemble(

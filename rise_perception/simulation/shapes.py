@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,22 +17,51 @@ from rise_perception.simulation import textures
 from rise_perception.simulation.assets import Builder
 
 
+class Prints(Protocol):
+    """Who prints on goods: :mod:`rise_perception.simulation.textures` in world 1, ``prints`` in world 2."""
+
+    def package(
+        self, rng: np.random.Generator, ground: textures.Colour | None = ..., size: int = ...
+    ) -> np.ndarray:
+        """The six sides of a box."""
+        ...
+
+    def wrapper(
+        self,
+        rng: np.random.Generator,
+        ground: textures.Colour | None = ...,
+        height: int = ...,
+        width: int = ...,
+    ) -> np.ndarray:
+        """What goes around a can."""
+        ...
+
+    def printed(
+        self, rng: np.random.Generator, height: int, width: int, inks: list[textures.Colour], busy: float
+    ) -> np.ndarray:
+        """One side."""
+        ...
+
+
 @dataclass
 class Look:
-    """The random generator and the colour that one item is made with."""
+    """The random generator, the colour and the print that one item is made with."""
 
     rng: np.random.Generator
     ground: np.ndarray
     gloss: float
     alpha: float
+    prints: Prints = textures
 
     def wrap(self, builder: Builder) -> str:
         """A material printed to go around."""
-        return builder.material(textures.wrapper(self.rng, self.ground), gloss=self.gloss, alpha=self.alpha)
+        return builder.material(
+            self.prints.wrapper(self.rng, self.ground), gloss=self.gloss, alpha=self.alpha
+        )
 
     def box(self, builder: Builder) -> str:
         """A material printed for the six sides of a box."""
-        return builder.material(textures.package(self.rng, self.ground), gloss=self.gloss)
+        return builder.material(self.prints.package(self.rng, self.ground), gloss=self.gloss)
 
     def plain(self, builder: Builder, rgb: np.ndarray | None = None) -> str:
         """A material of one colour, the item's own if ``rgb`` is None."""
@@ -53,7 +82,7 @@ def _box(b: Builder, body: Any, look: Look) -> np.ndarray:
 def _book(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     half = np.array([rng.uniform(0.12, 0.24), rng.uniform(0.09, 0.19), rng.uniform(0.006, 0.03)]) / 2
-    faces = textures.package(rng, look.ground, 128)
+    faces = look.prints.package(rng, look.ground, 128)
     if rng.random() < 0.6:  # paper edges on three sides
         paper = textures.surface(rng, 128, "metal", textures.colour(rng, "light"))
         faces[[0, 2, 3]] = paper
@@ -68,7 +97,7 @@ def _can(b: Builder, body: Any, look: Look) -> np.ndarray:
     lip = 0.06 * r
     radii = [0, r - lip, r, r, r - lip, r - 2 * lip, 0]
     profile = np.stack([radii, [-h, -h, lip - h, h - lip, h, h - 2 * lip, h - 2 * lip]], axis=1)
-    picture = textures.wrapper(rng, look.ground)
+    picture = look.prints.wrapper(rng, look.ground)
     length = np.cumsum([0, *np.linalg.norm(np.diff(profile, axis=0), axis=1)])
     caps = textures.colour(rng, "light" if rng.random() < 0.6 else None)
     side = (1 - length / length[-1]) * len(picture)
@@ -105,7 +134,7 @@ def _bottle(b: Builder, body: Any, look: Look) -> np.ndarray:
     return np.array([r, r * squash[1], h])
 
 
-def _vessel(b: Builder, body: Any, look: Look, r: float, h: float, base: float, bulge: float) -> float:
+def vessel(b: Builder, body: Any, look: Look, r: float, h: float, base: float, bulge: float) -> float:
     """A hollow body of revolution with rim radius ``r`` and half height ``h``; returns its thickness."""
     rng = look.rng
     wall = max(0.0022, 0.05 * r)
@@ -126,7 +155,7 @@ def _vessel(b: Builder, body: Any, look: Look, r: float, h: float, base: float, 
         if rng.random() < 0.35:
             picture[:44] = textures.colour(rng, "light")
     else:
-        outside_picture = textures.wrapper(rng, look.ground, 52, 160)
+        outside_picture = look.prints.wrapper(rng, look.ground, 52, 160)
         lining = np.empty((44, 160, 3), np.uint8)
         lining[:] = textures.colour(rng, "light") if rng.random() < 0.6 else look.ground
         picture = np.concatenate([lining, outside_picture])
@@ -139,7 +168,7 @@ def _vessel(b: Builder, body: Any, look: Look, r: float, h: float, base: float, 
 def _mug(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     r, h = rng.uniform(0.03, 0.05), rng.uniform(0.035, 0.06)
-    _vessel(b, body, look, r, h, r * rng.uniform(0.7, 1.0), rng.uniform(0.3, 1.2))
+    vessel(b, body, look, r, h, r * rng.uniform(0.7, 1.0), rng.uniform(0.3, 1.2))
     if rng.random() < 0.75:
         material, thick = look.plain(b), rng.uniform(0.003, 0.006)
         angles = np.linspace(-np.pi / 2, np.pi / 2, 6)
@@ -154,14 +183,14 @@ def _bowl(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     r = rng.uniform(0.05, 0.09)
     h = r * rng.uniform(0.2, 0.45)
-    _vessel(b, body, look, r, h, r * rng.uniform(0.35, 0.6), rng.uniform(0.35, 0.7))
+    vessel(b, body, look, r, h, r * rng.uniform(0.35, 0.6), rng.uniform(0.35, 0.7))
     return np.array([r, r, h])
 
 
 def _cup(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     r, h = rng.uniform(0.028, 0.045), rng.uniform(0.04, 0.075)
-    _vessel(b, body, look, r, h, r * rng.uniform(0.6, 0.85), 1.0)
+    vessel(b, body, look, r, h, r * rng.uniform(0.6, 0.85), 1.0)
     return np.array([r, r, h])
 
 
@@ -170,7 +199,7 @@ def _ball(b: Builder, body: Any, look: Look) -> np.ndarray:
     r = rng.uniform(0.02, 0.055)
     half = np.array([r, r, r]) if rng.random() < 0.5 else r * rng.uniform(0.6, 1.2, 3)
     faces = (
-        textures.package(rng, look.ground)
+        look.prints.package(rng, look.ground)
         if rng.random() < 0.5
         else np.stack([textures.surface(rng, 96, base=look.ground)] * 6)
     )
@@ -178,14 +207,14 @@ def _ball(b: Builder, body: Any, look: Look) -> np.ndarray:
     return half
 
 
-def _pillow(b: Builder, body: Any, look: Look, half: np.ndarray, crumple: float, side: int = 13) -> None:
+def pillow(b: Builder, body: Any, look: Look, half: np.ndarray, crumple: float, side: int = 13) -> None:
     """Two sheets joined at a seam and blown up; crumpled by smooth noise of relative height ``crumple``."""
     rng = look.rng
     u = np.linspace(-1, 1, side)
     x, y = np.meshgrid(u, u, indexing="xy")
     power = rng.uniform(2.0, 5.0)
     dome = np.sqrt(np.clip((1 - np.abs(x) ** power) * (1 - np.abs(y) ** power), 0, 1))
-    picture = textures.printed(rng, 96, 96, textures.inks(rng, look.ground), rng.choice([0.0, 0.7, 1.0]))
+    picture = look.prints.printed(rng, 96, 96, textures.inks(rng, look.ground), rng.choice([0.0, 0.7, 1.0]))
     fold = 1 + 0.12 * textures.noise(rng, 96, 96, (7, 7))[..., None]
     material = b.material(
         np.clip(picture * fold, 0, 255).astype(np.uint8), gloss=look.gloss, alpha=look.alpha
@@ -207,14 +236,14 @@ def _bag(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     half = np.array([rng.uniform(0.04, 0.11), rng.uniform(0.035, 0.08), 0])
     half[2] = half[1] * rng.uniform(0.25, 0.6)
-    _pillow(b, body, look, half, rng.uniform(0.05, 0.25))
+    pillow(b, body, look, half, rng.uniform(0.05, 0.25))
     return half
 
 
 def _cloth(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     half = np.array([rng.uniform(0.05, 0.1), rng.uniform(0.05, 0.09), rng.uniform(0.012, 0.035)])
-    _pillow(b, body, look, half, rng.uniform(0.3, 0.6), 17)
+    pillow(b, body, look, half, rng.uniform(0.3, 0.6), 17)
     return half
 
 
@@ -324,7 +353,7 @@ def _tube(b: Builder, body: Any, look: Look) -> np.ndarray:
     rng = look.rng
     r = rng.uniform(0.01, 0.03)
     h = r * rng.uniform(1.2, 4.0)
-    faces = textures.package(rng, look.ground)
+    faces = look.prints.package(rng, look.ground)
     b.solid(body, "capsule", (r, h), material=b.material(faces, gloss=look.gloss))
     return np.array([r, r, h + r])
 
@@ -337,7 +366,7 @@ def _lump(b: Builder, body: Any, look: Look) -> np.ndarray:
     faces = (
         np.stack([textures.surface(rng, 96, base=look.ground)] * 6)
         if rng.random() < 0.5
-        else textures.package(rng, look.ground)
+        else look.prints.package(rng, look.ground)
     )
     b.mesh(body, b.hull(points), b.material(faces, gloss=look.gloss), solid=True)
     return half
@@ -374,3 +403,5 @@ KINDS: dict[str, tuple[float, Make]] = {
     "ring": (0.03, _ring),
 }
 """Shape name -> (how often, how it is made)."""
+CLEAR = ("wineglass", "clear_pack", "jar")
+"""Kinds (of world 2) that a depth camera sees through or not at all."""

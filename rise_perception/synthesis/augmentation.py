@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -51,6 +53,22 @@ class Geometry:
         ]  # fmt: skip
         return moved[0].as_subclass(Tensor), moved[1].as_subclass(Tensor)
 
+    def matrix(self, height: int, width: int) -> np.ndarray:
+        """(2, 3) float64: where a point of an image of ``height`` x ``width`` pixels goes.
+
+        Points are x (right) and y (down) in pixels from the upper left corner of the image; the centre of its
+        first pixel is (0.5, 0.5).
+        """
+        centre = np.array([width / 2, height / 2])
+        angle = math.radians(self.angle)
+        turn = self.scale * np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        mirror = np.diag([-1.0 if self.flip else 1.0, 1.0])
+        # Both leave the centre where it is; then comes the shift.
+        linear = turn @ mirror
+        return np.column_stack([linear, centre - linear @ centre + np.array(self.translate)])
+
 
 @dataclass(frozen=True)
 class GeometricAugmentation:
@@ -78,6 +96,42 @@ class GeometricAugmentation:
 
 #: Between "before" and "after" the camera has hardly moved.
 SECOND_VIEW = GeometricAugmentation(scale=(0.9, 1.12), flip=0.0, rotation=4.0)
+
+
+class DepthNoise:
+    """Noise and holes in a depth map, as a cheap depth camera has them, beside those that it has already.
+
+    The noise grows with the square of the depth, as that of stereo does; holes are single pixels and patches.
+
+    Args:
+        strength: 1 is the usual amount; 0 leaves the depth as it is.
+    """
+
+    #: Standard deviation of the noise at one metre, metres; half of it is smooth.
+    noise = 0.004
+    #: At most: share of single pixels that are lost, patches, their radius as a share of the image's side.
+    speckle, patches, radius = 0.02, 6, 0.05
+
+    def __init__(self, strength: float = 1.0) -> None:
+        self._strength = strength
+
+    def __call__(self, depth: np.ndarray) -> np.ndarray:
+        """(H, W) float32 metres, 0 without a measurement -> the same; holes stay holes."""
+        if self._strength == 0:
+            return depth
+        height, width = depth.shape
+        fine, coarse = torch.randn(2, height, width).numpy()
+        # The blur takes most of the variance away: back to one.
+        coarse = cv2.GaussianBlur(coarse, (0, 0), 3.0) * 10
+        deviation = uniform(0.0, self.noise * self._strength) * np.square(depth)
+        noisy = np.maximum(depth + deviation * (fine + coarse) / 2, 0)
+        lost = (torch.rand(height, width) < uniform(0.0, self.speckle * self._strength)).numpy()
+        spots = np.zeros((height, width), np.uint8)
+        for _ in range(int(torch.randint(round(self.patches * self._strength) + 1, ()))):
+            x, y = int(uniform(0, width)), int(uniform(0, height))
+            axes = [1 + int(uniform(0, self.radius * side)) for side in (width, height)]
+            cv2.ellipse(spots, (x, y), axes, uniform(0, 180), 0, 360, 1, -1)
+        return np.where((depth > 0) & ~lost & (spots == 0), noisy, 0).astype(np.float32)
 
 
 class WeakColour:

@@ -15,7 +15,7 @@ from typing import Any
 from rise_perception.core.errors import DataError, ModelError
 from rise_perception.core.files import write_json
 from rise_perception.data.annotated import AnnotatedSet
-from rise_perception.network.checkpoint import CARD, WEIGHTS
+from rise_perception.network.card import CARD, WEIGHTS
 from rise_perception.training.trainer import CHECKPOINT
 
 #: Below the model's folder: rounds, state and lock.

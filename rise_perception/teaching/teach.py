@@ -22,7 +22,8 @@ from rise_perception.data.folder import FolderImages
 from rise_perception.data.images import read_image
 from rise_perception.data.sources import ImageSource, open_unlabelled
 from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, find_model
-from rise_perception.network.checkpoint import ModelCard, load_model, read_card, save_model
+from rise_perception.network.card import ModelCard, read_card
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 from rise_perception.teaching.config import Recipe, Round, TeachConfig, plan_rounds
 from rise_perception.teaching.folder import WORK, State, checksum, locked, open_state, refuse_foreign

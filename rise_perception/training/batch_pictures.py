@@ -21,7 +21,7 @@ _UNKNOWN_COLOR = (255, 255, 255)
 
 
 def draw_scene(scenes: Scenes, key: Key, teacher: Network | None = None, iteration: int = 0) -> np.ndarray:
-    """One row of panels: x, x1 (before), x2 (after), x3 (x1 under strong augmentation), depth, pseudo-labels.
+    """One row of panels: x, x1 (before), x2 (after), x3 (strongly augmented), depths, pseudo-labels.
 
     Known objects have the colour and the number of their identity, alike in all views; pasted ones have a
     thick outline. Pseudo-labels of an unlabelled scene are white.
@@ -50,10 +50,12 @@ def draw_scene(scenes: Scenes, key: Key, teacher: Network | None = None, iterati
     ]
     if sequence.before.depth is not None:
         panels.append(_panel("x1, depth", _grey(sequence.before.depth)))
+    if sequence.strong.depth is not None:
+        panels.append(_panel("x3, depth", _grey(sequence.strong.depth)))
     if teacher is not None and not key.labelled:
         masks, ids = _pseudo_labels(scenes, key, teacher, iteration)
         count = int((ids == UNKNOWN).sum())
-        panels.append(_panel(f"{count} pseudo-labels on x1", sequence.before.image, masks, ids))
+        panels.append(_panel(f"{count} pseudo-labels on x3", sequence.strong.image, masks, ids))
     return np.hstack(panels)
 
 
@@ -65,7 +67,9 @@ def _pseudo_labels(
     batch, config = collate([scenes[key]]), scenes.config
     outputs = teacher(batch.before, batch.before_padding)
     steps = config.optimisation.iterations
-    targets = pseudo_targets(outputs, [batch.targets[0]], config.self_supervision, iteration, steps)[0]
+    targets = pseudo_targets(
+        outputs, [batch.targets[0]], config.self_supervision, iteration, steps, batch.to_strong
+    )[0]
     height, width = scenes.sequence(key).before.image.shape[:2]
     # The letterbox puts the image into the upper left corner of the network's input.
     scale = min(config.network.image_size[0] / height, config.network.image_size[1] / width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from rise_perception.data.coco import LabelledImage
 from rise_perception.data.sources import ImageSource, open_labelled, open_unlabelled
 from rise_perception.network.config import NetworkConfig
 from rise_perception.network.inputs import make_input
+from rise_perception.simulation.world_source import WorldConfig, WorldImages
 from rise_perception.synthesis.augmentation import GeometricAugmentation
 from rise_perception.synthesis.bank import InstanceBank, SeededBank
 from rise_perception.training.boxes import masks_to_boxes
@@ -41,6 +43,8 @@ class Batch:
         labelled: (2P,) bool.
         before: (U, C, H, W) float32, x1 of the unlabelled scenes: what the teacher sees.
         before_padding: (U, H, W) bool or None.
+        to_strong: (U, 2, 3) float32, where a point of x1 is in x3, both as fractions of the network's input;
+            None where both have one geometry.
     """
 
     images: Tensor
@@ -49,6 +53,7 @@ class Batch:
     labelled: Tensor
     before: Tensor
     before_padding: Tensor | None
+    to_strong: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device, images with the channels last in memory."""
@@ -59,6 +64,7 @@ class Batch:
             self.labelled.to(device),
             self.before.to(device, memory_format=torch.channels_last, non_blocking=True),
             None if self.before_padding is None else self.before_padding.to(device),
+            None if self.to_strong is None else self.to_strong.to(device),
         )
 
 
@@ -98,6 +104,7 @@ class Scene(NamedTuple):
     after: Sample
     before: Sample | None  # of an unlabelled scene, for the teacher
     labelled: bool
+    to_strong: np.ndarray | None = None  # (2, 3) float32, from x1 to x3 in fractions of the input
 
 
 class Scenes(Dataset[Scene]):
@@ -113,7 +120,7 @@ class Scenes(Dataset[Scene]):
     def __init__(self, config: TrainConfig) -> None:
         network, data = config.network, config.data
         depth = network.sees_depth
-        self.labelled = Sources([open_labelled(p, network.classes, depth) for p in data.train])
+        self.labelled = Sources([open_source(p, data.cache, network.classes, depth) for p in data.train])
         self.unlabelled = Sources([open_unlabelled(p, depth) for p in data.unlabelled])
         self.config, self.seed = config, config.optimisation.seed
         weak = GeometricAugmentation(data.scale, rotation=data.rotation)
@@ -131,7 +138,10 @@ class Scenes(Dataset[Scene]):
         sequence, network = self.sequence(key), self.config.network
         before = None if key.labelled else to_network(sequence.before, network)
         strong, after = to_network(sequence.strong, network), to_network(sequence.after, network)
-        return Scene(strong, after, before, key.labelled)
+        to_strong = None
+        if not key.labelled and sequence.to_strong is not None:
+            to_strong = in_fractions(sequence.to_strong, sequence.before.image.shape[:2], network.image_size)
+        return Scene(strong, after, before, key.labelled, to_strong)
 
     def sequence(self, key: Key) -> PseudoSequence:
         """The pseudo-sequence before it becomes the network's input.
@@ -147,6 +157,7 @@ class Scenes(Dataset[Scene]):
         return self.make(sample, bank, later)
 
     def _bank_image(self, index: int) -> LabelledImage:
+        index = self.labelled.first(index)
         return self._readable(self.labelled, index)[0]
 
     def _readable(self, sources: Sources, index: int) -> tuple[LabelledImage, LabelledImage | None]:
@@ -165,6 +176,15 @@ class Scenes(Dataset[Scene]):
         raise DataError(f"none of the {len(sources)} images can be read; see the messages above")
 
 
+def open_source(
+    source: str | WorldConfig, cache: str, classes: tuple[str, ...], with_depth: bool
+) -> ImageSource:
+    """Open a labelled source or a world; see :func:`rise_perception.data.sources.open_labelled`."""
+    if isinstance(source, WorldConfig):
+        return WorldImages(source, cache, classes, with_depth)
+    return open_labelled(source, classes, with_depth)
+
+
 class Sources:
     """Several sources, numbered through."""
 
@@ -174,6 +194,24 @@ class Sources:
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if self.sources else 0
+
+    @property
+    def worlds(self) -> list[WorldImages]:
+        """The sources that are rendered while the training goes on."""
+        return [source for source in self.sources if isinstance(source, WorldImages)]
+
+    def first(self, index: int) -> int:
+        """An image that is there from the start, in the place of image ``index`` of a world."""
+        which = int(np.searchsorted(self.ends, index, side="right"))
+        source, begin = self.sources[which], int(self.ends[which - 1]) if which else 0
+        return begin + (index - begin) % source.pool(0) if isinstance(source, WorldImages) else index
+
+    def drawn(self, number: int, seed: list[int]) -> int:
+        """Image ``number`` of a training: any of those that are there by then, all with the same chance."""
+        sizes = [s.pool(number) if isinstance(s, WorldImages) else len(s) for s in self.sources]
+        pick = int(np.random.default_rng([*seed, number]).integers(sum(sizes)))
+        which = int(np.searchsorted(np.cumsum(sizes), pick, side="right"))
+        return pick - sum(sizes[:which]) + (int(self.ends[which - 1]) if which else 0)
 
     def pair(self, index: int) -> tuple[LabelledImage, LabelledImage | None]:
         """Image ``index`` of all, and its real later frame."""
@@ -214,26 +252,45 @@ def to_network(sample: LabelledImage, network: NetworkConfig) -> Sample:
     return image, box.padding(), targets
 
 
+def in_fractions(matrix: np.ndarray, image_size: tuple[int, int], input_size: tuple[int, int]) -> np.ndarray:
+    """A map of an image's pixels (2, 3) as (2, 3) float32, for fractions of the network's input."""
+    content = Letterbox(image_size, input_size).content
+    # Pixels of the image in the whole width and height of the input, padding and all.
+    whole = np.array([image_size[k] * input_size[k] / content[k] for k in (1, 0)])
+    linear = matrix[:, :2] * whole[None] / whole[:, None]
+    return np.column_stack([linear, matrix[:, 2] / whole]).astype(np.float32)
+
+
 class SeededOrder(Sampler[list[Key]]):
     """The keys of this process's share of each step: epochs of shuffled images, the same for the same seed.
 
     Args:
-        sizes: number of labelled and of unlabelled images.
+        images: the labelled and the unlabelled ones: how many, or, where worlds among them are rendered
+            meanwhile, the sources: then each image is drawn from those that are there by then.
         scenes: how many of each a step takes, of all processes together.
         steps: first step, and the one after the last.
         seed: of the order.
     """
 
     def __init__(
-        self, sizes: tuple[int, int], scenes: tuple[int, int], steps: tuple[int, int], seed: int
+        self,
+        images: tuple[int | Sources, int | Sources],
+        scenes: tuple[int, int],
+        steps: tuple[int, int],
+        seed: int,
     ) -> None:
-        self.sizes, self.scenes, self.steps, self.seed = sizes, scenes, steps, seed
+        self.images, self.scenes, self.steps, self.seed = images, scenes, steps, seed
 
     def __len__(self) -> int:
         return self.steps[1] - self.steps[0]
 
     def __iter__(self) -> Iterator[list[Key]]:
-        orders = [EpochPermutation(size, [self.seed, 2 + kind]) for kind, size in enumerate(self.sizes)]
+        orders = [
+            EpochPermutation(images, [self.seed, 2 + kind])
+            if isinstance(images, int)
+            else _Drawn(images, [self.seed, 2 + kind])
+            for kind, images in enumerate(self.images)
+        ]
         total = sum(self.scenes)
         for step in range(*self.steps):
             keys = []
@@ -242,6 +299,16 @@ class SeededOrder(Sampler[list[Key]]):
                     position = step * total + (self.scenes[0] if kind else 0) + number
                     keys.append(Key(position, kind == 0, orders[kind][step * count + number]))
             yield keys
+
+
+class _Drawn:
+    """An endless order of images of which more and more are there."""
+
+    def __init__(self, sources: Sources, seed: list[int]) -> None:
+        self._sources, self._seed = sources, seed
+
+    def __getitem__(self, number: int) -> int:
+        return self._sources.drawn(number, self._seed)
 
 
 class EpochPermutation:
@@ -268,7 +335,9 @@ def collate(scenes: list[Scene]) -> Batch:
     images, padding = _stack(views, views[0][0])
     before, before_padding = _stack(unlabelled, views[0][0])
     labelled = torch.tensor([scene.labelled for scene in scenes for _ in range(2)])
-    return Batch(images, padding, [view[2] for view in views], labelled, before, before_padding)
+    maps = [scene.to_strong for scene in scenes if scene.to_strong is not None]
+    to_strong = torch.from_numpy(np.stack(maps)) if maps else None
+    return Batch(images, padding, [view[2] for view in views], labelled, before, before_padding, to_strong)
 
 
 def _stack(samples: list[Sample], like: np.ndarray) -> tuple[Tensor, Tensor | None]:
@@ -285,19 +354,22 @@ def seeded_order(scenes: Scenes, start: int, stop: int) -> SeededOrder:
     """The keys of the steps ``start`` .. ``stop`` - 1 of a run."""
     steps = scenes.config.optimisation
     unlabelled = steps.unlabelled_batch // 2 if len(scenes.unlabelled) else 0
-    sizes = (len(scenes.labelled), len(scenes.unlabelled))
-    return SeededOrder(sizes, (steps.batch // 2, unlabelled), (start, stop), scenes.seed)
+    labelled = scenes.labelled if scenes.labelled.worlds else len(scenes.labelled)
+    return SeededOrder(
+        (labelled, len(scenes.unlabelled)), (steps.batch // 2, unlabelled), (start, stop), scenes.seed
+    )
 
 
-def training_loader(scenes: Scenes, start: int) -> DataLoader[Batch]:
-    """Batches of the steps ``start`` .. ``iterations`` - 1 of a run."""
+def training_loader(scenes: Scenes, start: int, stop: int | None = None) -> DataLoader[Batch]:
+    """Batches of the steps ``start`` .. ``stop`` - 1 of a run; ``stop`` is ``iterations`` if None."""
+    stop = scenes.config.optimisation.iterations if stop is None else stop
     workers = scenes.config.data.workers
     if workers:
         # In this process, before the fork: OpenCV's threads hang a child that inherits them.
         cv2.setNumThreads(1)
     return DataLoader(
         scenes,  # type: ignore[arg-type]
-        batch_sampler=seeded_order(scenes, start, scenes.config.optimisation.iterations),
+        batch_sampler=seeded_order(scenes, start, stop),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
@@ -306,6 +378,7 @@ def training_loader(scenes: Scenes, start: int) -> DataLoader[Batch]:
 
 
 def _one_thread(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training stops them when it has saved its state
     # The workers share the cores with the step; their operations are small.
     torch.set_num_threads(1)
 

@@ -53,6 +53,15 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def from_first(value: float, device: torch.device) -> float:
+    """What the first process says."""
+    if not dist.is_initialized():
+        return value
+    told = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(told, 0)
+    return float(told)
+
+
 def local_part(items: list[int]) -> list[int]:
     """This process's share of the items of a batch.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rise_perception.training.boxes import iou_and_giou, to_corners
 
-#: Weights of the cost terms (Sec. 3.1).
+#: Weight of the GIoU in the cost of optimal transport (Sec. 3.1).
 GIOU_WEIGHT = 3.0
 #: Added where a query's centre is not both inside the object's box and near its centre.
 OUTSIDE_PENALTY = 100.0
@@ -35,19 +35,29 @@ class Targets:
         boxes: (N, 4) float32 centre x, centre y, width, height, fractions of the input.
         masks: (N, h, w) bool at a quarter of the input size.
         ids: (N,) int64, identity of each object across the views of one scene.
+        weights: (N,) float32 in [0, 1], how much each object counts in the losses; None: all of them fully.
     """
 
     classes: Tensor
     boxes: Tensor
     masks: Tensor
     ids: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.classes)
 
     def to(self, device: torch.device) -> Targets:
         """The same on another device."""
-        return Targets(*(t.to(device) for t in (self.classes, self.boxes, self.masks, self.ids)))
+        weights = None if self.weights is None else self.weights.to(device)
+        classes, boxes, masks, ids = (t.to(device) for t in (self.classes, self.boxes, self.masks, self.ids))
+        return Targets(classes, boxes, masks, ids, weights)
+
+    def of(self, rows: Tensor) -> Targets:
+        """Some of the objects: (n,) int64 or (N,) bool."""
+        rows = rows.to(self.classes.device)
+        weights = None if self.weights is None else self.weights[rows]
+        return Targets(self.classes[rows], self.boxes[rows], self.masks[rows], self.ids[rows], weights)
 
 
 class Matcher(Protocol):
@@ -117,18 +127,25 @@ def match_optimal_transport(logits: Tensor, boxes: Tensor, targets: Targets) -> 
     return query, target
 
 
+#: Weights of focal class cost, L1 and GIoU in the cost of Hungarian matching, as in Deformable DETR.
+HUNGARIAN_COST = (2.0, 5.0, 2.0)
+
+
 @torch.no_grad()
-def match_hungarian(logits: Tensor, boxes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+def match_hungarian(
+    logits: Tensor, boxes: Tensor, targets: Targets, weights: tuple[float, ...] = HUNGARIAN_COST
+) -> tuple[Tensor, Tensor]:
     """One query per object with the least total cost, as in Deformable DETR; see :class:`Matcher`.
 
-    cost = 2 focal class cost + 5 L1 - 2 GIoU. With more objects than queries some stay without.
+    cost = focal class cost + L1 - GIoU, weighted. With more objects than queries some stay without.
     """
     if len(targets) == 0:
         empty = torch.zeros(0, dtype=torch.int64, device=boxes.device)
         return empty, empty
     _, giou = iou_and_giou(to_corners(boxes.float())[:, None], to_corners(targets.boxes)[None])
     distance = (boxes[:, None].float() - targets.boxes[None]).abs().sum(-1)
-    cost = 2 * focal_class_cost(logits, targets.classes) + 5 * distance - 2 * giou
+    classes, l1, overlap = weights
+    cost = classes * focal_class_cost(logits, targets.classes) + l1 * distance - overlap * giou
     query, target = linear_sum_assignment(cost.cpu().numpy())
     return torch.as_tensor(query, device=boxes.device), torch.as_tensor(target, device=boxes.device)
 

@@ -1,8 +1,9 @@
 """Pseudo-sequences: a still image becomes a scene before and after a change (Sec. 3.2, Fig. 2).
 
 x1, "before", is the weakly augmented image with objects of the bank pasted on it; x2, "after", is x1 with
-some pasted objects removed, moved or added, and augmented again; x3 is x1 with strong colour augmentation.
-Every view carries the masks and identities of all its known objects.
+some pasted objects removed, moved or added, and augmented again; x3 is x1 after another weak augmentation,
+with strong colour augmentation and its own noise and holes in the depth. Every view carries the masks and
+identities of all its known objects.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from rise_perception.data.coco import LabelledImage
 from rise_perception.synthesis.augmentation import (
     SECOND_VIEW,
+    DepthNoise,
     GeometricAugmentation,
     StrongColour,
     WeakColour,
@@ -35,6 +37,8 @@ from rise_perception.training.config import SequenceConfig
 
 #: Places that are tried for an object before it is left out.
 ATTEMPTS = 20
+#: The geometry that changes nothing.
+UNMOVED = GeometricAugmentation((1.0, 1.0), flip=0.0, rotation=0.0)
 #: Pasted objects are numbered from here on, above the identities of any image's own objects.
 FIRST_PASTED = 1_000_000
 
@@ -47,13 +51,16 @@ class PseudoSequence:
         source: x.
         before: x1.
         after: x2.
-        strong: x3; geometry and labels are those of ``before``.
+        strong: x3; its labels are those of ``before``, moved like its pixels.
+        to_strong: (2, 3) float64, where a point of x1 is in x3: x and y in pixels from the upper left corner.
+            None where x3 has the geometry of x1.
     """
 
     source: LabelledImage
     before: LabelledImage
     after: LabelledImage
     strong: LabelledImage
+    to_strong: np.ndarray | None
 
 
 class SequenceMaker:
@@ -68,6 +75,10 @@ class SequenceMaker:
     def __init__(self, config: SequenceConfig, weak: GeometricAugmentation, strength: float) -> None:
         self.config, self.weak = config, weak
         self.weak_colour, self.strong_colour = WeakColour(strength), StrongColour(strength)
+        self.strong_geometry = GeometricAugmentation(
+            config.strong_scale, config.strong_flip, config.strong_rotation
+        )
+        self.depth_noise = DepthNoise(config.depth_noise)
 
     def __call__(
         self, sample: LabelledImage, bank: InstanceBank, later: LabelledImage | None = None
@@ -86,12 +97,27 @@ class SequenceMaker:
         before = paste(base, layers)
         after = paste(base_after, self._changed(base_after, layers, bank) if layers else [])
         second = SECOND_VIEW.draw(*sample.image.shape[:2])
+        after = weak_view(after, second, self.weak_colour)
+        strong, to_strong = self._strong(before)
         return PseudoSequence(
             source=sample,
             before=without_slivers(before),
-            after=without_slivers(weak_view(after, second, self.weak_colour)),
-            strong=without_slivers(replace(before, image=_coloured(before.image, self.strong_colour))),
+            after=without_slivers(after),
+            strong=without_slivers(strong),
+            to_strong=to_strong,
         )
+
+    def _strong(self, before: LabelledImage) -> tuple[LabelledImage, np.ndarray | None]:
+        """x3, and where the points of x1 are in it."""
+        strong, to_strong = before, None
+        if self.strong_geometry != UNMOVED:
+            geometry = self.strong_geometry.draw(*before.image.shape[:2])
+            strong = weak_view(before, geometry, self.weak_colour)
+            to_strong = geometry.matrix(*before.image.shape[:2])
+        image = _coloured(strong.image, self.strong_colour)
+        # Not in x1: what the teacher sees stays as good as the camera makes it.
+        depth = None if strong.depth is None else self.depth_noise(strong.depth)
+        return replace(strong, image=image, depth=depth), to_strong
 
     def _pasted(self, base: LabelledImage, bank: InstanceBank) -> list[Layer]:
         if len(bank) == 0 or self.config.objects == 0:

@@ -24,17 +24,24 @@ def unified_loss(
         outputs: the student's predictions on 2P images; images 2k and 2k + 1 are views of one scene.
         known: what is known of each image: everything where it is labelled, else the pasted objects.
         labelled: (2P,) bool.
-        pseudo: targets of the first view of each unlabelled scene; those without any take no part.
+        pseudo: targets of the first view of each unlabelled scene, those without any take no part; empty
+            while nothing unlabelled teaches.
         config: the weights.
 
     Returns:
-        scalars ``classes``, ``boxes``, ``masks`` (Eq. 1, unweighted), ``unlabelled`` (L_u, Eq. 5),
-        ``embeddings`` (L_embed, Eq. 4) and ``total``, attached to the graph also where nothing is to learn.
+        scalars ``classes``, ``boxes``, ``masks`` (Eq. 1, unweighted) and their parts, ``unlabelled`` (L_u,
+        Eq. 5), ``embeddings`` (L_embed, Eq. 4) and ``total``, attached to the graph also
+        where nothing is to learn.
     """
+    matches = match(outputs, known, config)  # of the last stage, for Eq. 1 and Eq. 4
     with_labels = labelled.nonzero().flatten()
-    losses = supervised_loss(outputs.of_images(with_labels), [known[i] for i in with_labels.tolist()], config)
+    losses = supervised_loss(
+        outputs.of_images(with_labels),
+        [known[i] for i in with_labels.tolist()],
+        config,
+        matches.of_images(with_labels),
+    )
     losses["unlabelled"] = unlabelled_loss(outputs, labelled, pseudo, config)
-    matches = match(outputs, known, config.matching)
     assert outputs.embeddings is not None  # only auxiliary outputs have none
     losses["embeddings"] = association_loss(outputs.embeddings, matches, known)
     losses["total"] = (
@@ -52,7 +59,7 @@ def unlabelled_loss(
 
     Args and scalar result as in :func:`unified_loss`.
     """
-    first_views = (~labelled).nonzero().flatten()[::2]
+    first_views = (~labelled).nonzero().flatten()[::2][: len(pseudo)]
     taught = torch.tensor([len(t) > 0 for t in pseudo], dtype=torch.bool, device=first_views.device)
     images, targets = first_views[taught], [t for t in pseudo if len(t)]
     # With no image at all the sums are empty: a zero that is attached to the graph, in every process alike.

@@ -43,8 +43,9 @@ def save_state(
     network: nn.Module,
     average: MovingAverage | None,
     optimiser: torch.optim.Optimizer,
+    seconds: float = 0.0,
 ) -> None:
-    """Write everything that a run needs to go on after step ``iteration``."""
+    """Write everything that a run needs to go on after step ``iteration``, ``seconds`` after it began."""
     tensors = {f"network.{n}": t for n, t in network.state_dict().items()}
     if average:
         tensors |= {f"average.{n}": t for n, t in average.state.items()}
@@ -57,7 +58,7 @@ def save_state(
         save_file(
             {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
             temporary,
-            metadata={"iteration": str(iteration)},
+            metadata={"iteration": str(iteration), "seconds": repr(seconds)},
         )
 
 
@@ -90,6 +91,12 @@ def load_state(
             "or give another `out`"
         ) from error
     return iteration
+
+
+def saved_seconds(path: Path) -> float:
+    """How long the run that wrote the state had been training."""
+    with safe_open(path, "pt") as stream:
+        return float((stream.metadata() or {}).get("seconds", 0.0))
 
 
 def _place(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,29 +15,42 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rise_perception.core.errors import ModelError
-from rise_perception.data.coco import CocoDataset
+from rise_perception.core.files import write_json
 from rise_perception.network.build import build_network
-from rise_perception.network.checkpoint import ModelCard, read_card, save_model
+from rise_perception.network.card import CARD, ModelCard, read_card
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.training.batches import Batch, Scenes, training_loader, with_plain_errors
+from rise_perception.training.batches import Batch, Scenes, open_source, training_loader, with_plain_errors
 from rise_perception.training.config import OptimisationConfig, TrainConfig
 from rise_perception.training.distributed import (
     average_gradients,
+    from_first,
     mean_over_processes,
     rank,
     start_processes,
     wait_for_all,
 )
+from rise_perception.training.learned_choice import SELECTOR, LearnedChoice
 from rise_perception.training.matching import Targets
-from rise_perception.training.pseudo_labels import UNKNOWN, class_threshold, pseudo_targets
+from rise_perception.training.pseudo_labels import (
+    LEARNED,
+    UNKNOWN,
+    class_threshold,
+    pseudo_targets,
+    unlabelled_factor,
+)
 from rise_perception.training.total_loss import unified_loss
-from rise_perception.training.train_state import MovingAverage, load_state, save_state
-from rise_perception.training.validation import validate
+from rise_perception.training.train_state import MovingAverage, load_state, save_state, saved_seconds
+from rise_perception.training.validation import LabelledImages, ap50
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 TENSORBOARD = "tensorboard"
+#: Folder of the weights that were best on the validation images.
+BEST = "best"
+#: The last step of a training that ends by the clock.
+ENDLESS = 1 << 40
 #: Steps between two entries in TensorBoard.
 LOG_EVERY = 10
 
@@ -50,9 +65,21 @@ class Trainer:
         command: the command line, for the model card.
         device: where the step runs.
         revision: git revision of the code, for the model card.
+        hours: end after this time instead of after ``optimisation.iterations``; 0 does not.
+
+    Attributes:
+        iteration: steps that are done.
+        stopping: set it to end the run after the step that runs, with its state saved.
     """
 
-    def __init__(self, config: TrainConfig, command: str, device: str = "cpu", revision: str = "") -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        command: str,
+        device: str = "cpu",
+        revision: str = "",
+        hours: float = 0.0,
+    ) -> None:
         self.config, self.command, self.revision = config, command, revision
         self.device = start_processes(torch.device(device))
         self.out = Path(config.out)
@@ -70,30 +97,43 @@ class Trainer:
         # Shares the average's tensors: it predicts with whatever they hold.
         self._average_network: nn.Module | None = None
         self.optimiser = make_optimiser(self.network, optimisation)
-        self.iteration = 0
+        self.iteration, self.stopping = 0, False
+        self._limit, self._spent, self._begun = 3600 * hours, 0.0, time.monotonic()
+        learns = config.self_supervision.selector in LEARNED and bool(config.data.unlabelled)
+        self.choice = LearnedChoice(config.self_supervision, optimisation.seed) if learns else None
+        if self.choice and resumes:
+            self.choice.load(self.out / SELECTOR)
         if resumes:
             self.iteration = load_state(self.out / CHECKPOINT, self.network, self.average, self.optimiser)
+            self._spent = saved_seconds(self.out / CHECKPOINT)
 
-    def run(self) -> ModelCard:
-        """Train up to ``optimisation.iterations`` and write the model; a second call goes on where it was."""
+    def run(self) -> ModelCard | None:
+        """Train to the end and write the model; a second call goes on where it was.
+
+        Returns:
+            the model's card; None when :attr:`stopping` was set, and the state alone is written.
+        """
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only a run needs it
 
         config, steps = self.config, self.config.optimisation
-        if config.data.validation:
-            # What is wrong with the file should show now, not when the training is over.
-            CocoDataset(config.data.validation, config.network.classes, config.network.sees_depth)
-        loader = training_loader(Scenes(config), self.iteration)
+        # What is wrong with the validation set should show now, not when the training is over.
+        validation = self._validation()
+        scenes = Scenes(config)
+        last = ENDLESS if self._limit else steps.iterations
+        done = self._limit > 0 and self.share >= 1
+        loader = training_loader(scenes, self.iteration, self.iteration if done else last)
         self.out.mkdir(parents=True, exist_ok=True)
         self.network.train()
         first = rank() == 0
         # What a killed run logged after its last checkpoint is logged again.
         log = SummaryWriter(self.out / TENSORBOARD, purge_step=self.iteration + 1) if first else None
         recent: dict[str, float] = {}
-        waited = time.perf_counter()
+        waited, since = time.perf_counter(), (time.perf_counter(), self.iteration)
+        self._begun = time.monotonic()
+        total = None if self._limit else steps.iterations
         with tqdm(
-            total=steps.iterations, initial=self.iteration, unit="it", file=sys.stderr, mininterval=2,
-            disable=not first,
-        ) as bar:  # fmt: skip
+            total=total, initial=self.iteration, unit="it", file=sys.stderr, mininterval=2, disable=not first
+        ) as bar:
             for batch in with_plain_errors(loader):
                 begun = time.perf_counter()
                 values = self.step(batch)
@@ -107,23 +147,85 @@ class Trainer:
                     values |= {"seconds/step": ended - begun, "seconds/waiting_for_data": begun - waited}
                     for name, value in values.items():
                         log.add_scalar(name if "/" in name else f"loss/{name}", value, self.iteration)
-                if self.iteration % steps.save_every == 0 or self.iteration == steps.iterations:
-                    self.save(recent)
+                self.stopping = bool(from_first(float(self.stopping), self.device))
+                over = self._over()
+                validates = bool(steps.validate_every) and (
+                    self.iteration % steps.validate_every == 0 or over
+                )
+                if self.iteration % steps.save_every == 0 or over or validates or self.stopping:
+                    speed = (self.iteration - since[1]) * steps.batch / (time.perf_counter() - since[0])
+                    figures = recent | {"images/second": speed}
+                    if validates and first and validation is not None:
+                        figures["validation/ap50"] = self.validate(validation)
+                    self.save(figures)
+                    since = time.perf_counter(), self.iteration
                     if log:
                         log.flush()
+                if over or self.stopping:
+                    break
                 waited = time.perf_counter()
         if log:
             log.close()
-            self.write_model()
-        wait_for_all()  # before the validation, which may outlast what a process waits for
-        if first and config.data.validation:
-            validate(self.out, config.data.validation, str(self.device))
-        return read_card(self.out)
+            if not self.stopping:
+                self.write_model()
+                self._take_best()
+        wait_for_all()
+        return None if self.stopping else read_card(self.out)
 
     @property
     def share(self) -> float:
         """Share of the training that is over."""
+        if self._limit:
+            return min(1.0, from_first(self.seconds, self.device) / self._limit)
         return self.iteration / self.config.optimisation.iterations
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has run, over all interruptions."""
+        return self._spent + time.monotonic() - self._begun
+
+    @property
+    def shown(self) -> int:
+        """Labelled source images that have been drawn so far."""
+        return self.iteration * self.config.optimisation.batch // 2
+
+    @property
+    def planned(self) -> int:
+        """Steps of the whole training, as far as is known by now."""
+        if not self._limit:
+            return self.config.optimisation.iterations
+        return max(self.iteration + 1, round(self.iteration / max(self.share, 1e-3)))
+
+    def _over(self) -> bool:
+        return self.share >= 1 if self._limit else self.iteration >= self.config.optimisation.iterations
+
+    def _validation(self) -> LabelledImages | None:
+        network, data = self.config.network, self.config.data
+        if not data.validation:
+            return None
+        return open_source(data.validation, data.cache, network.classes, network.sees_depth)
+
+    def validate(self, images: LabelledImages) -> float:
+        """AP50 on the first validation images; the model is kept in :data:`BEST` if it is the best so far."""
+        fresh = self.out / f"{BEST}.new"
+        self.write_model(fresh)
+        count = min(self.config.optimisation.validation_images, len(images))
+        score = ap50(fresh, images, count, str(self.device))
+        best = self.out / BEST
+        if not best.exists() or score >= read_card(best).metrics["ap50"]:
+            card = read_card(fresh)
+            write_json(fresh / CARD, dataclasses.asdict(dataclasses.replace(card, metrics={"ap50": score})))
+            shutil.rmtree(best, ignore_errors=True)
+            fresh.rename(best)
+        else:
+            shutil.rmtree(fresh)
+        return score
+
+    def _take_best(self) -> None:
+        """Put the weights that were best on the validation images in the place of the last ones."""
+        if (best := self.out / BEST).exists():
+            network, card = load_model(best)
+            save_model(self.out, network, dataclasses.replace(card, metrics={}))
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One optimisation step; losses, counts and rate as floats.
@@ -133,8 +235,9 @@ class Trainer:
         """
         # Dropout depends on the step alone, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.optimisation.seed, self.iteration, 0)) % 2**63)
+        share = self.share
         for group in self.optimiser.param_groups:
-            factor = rate_factor(self.iteration, self.config.optimisation, self.share)
+            factor = rate_factor(self.iteration, self.config.optimisation, share)
             group["lr"] = group["base_lr"] * factor
         losses, values = self.losses(batch.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
@@ -167,20 +270,24 @@ class Trainer:
             losses attached to the graph, and what TensorBoard shows beside them.
         """
         steps = self.config.optimisation
-        half = steps.precision == "bf16"
+        half = steps.precision == "bf16" or (steps.precision == "auto" and self.device.type == "cuda")
+        factor = unlabelled_factor(self.config.self_supervision, self.iteration, self.planned)
+        weights = dataclasses.replace(
+            self.config.loss, unlabelled_weight=factor * self.config.loss.unlabelled_weight
+        )
         # Each in its own: weights that autocast converts without gradient must not serve the student too.
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            pseudo = self.pseudo_labels(batch)
+            pseudo = self.pseudo_labels(batch) if factor else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
-            losses = unified_loss(
-                self.predictions(batch, pseudo), batch.targets, batch.labelled, pseudo, self.config.loss
-            )
-        values = {}
+            outputs = self.predictions(batch, pseudo)
+            losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, weights)
+        values = self.choice.learn_from(outputs, batch, self.share) if self.choice else {}
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
             values["pseudo_labels/per_image"] = count / len(pseudo)
+            values["pseudo_labels/weight"] = weights.unlabelled_weight
             values["pseudo_labels/class_threshold"] = class_threshold(
-                self.config.self_supervision, self.iteration, steps.iterations
+                self.config.self_supervision, self.iteration, self.planned
             )
         return losses, values
 
@@ -201,7 +308,9 @@ class Trainer:
             [batch.targets[i] for i in first_views],
             self.config.self_supervision,
             self.iteration,
-            self.config.optimisation.iterations,
+            self.planned,
+            batch.to_strong,
+            self.choice,
         )
         self.network.train()
         return targets
@@ -218,19 +327,22 @@ class Trainer:
     def save(self, losses: dict[str, float]) -> None:
         """Write the whole state atomically, and a line of history; of all processes the first does."""
         if rank() == 0:
-            save_state(self.out / CHECKPOINT, self.iteration, self.network, self.average, self.optimiser)
+            state = (self.network, self.average, self.optimiser)
+            save_state(self.out / CHECKPOINT, self.iteration, *state, self.seconds)
+            if self.choice:
+                self.choice.save(self.out / SELECTOR)
             with (self.out / HISTORY).open("a") as stream:
                 stream.write(json.dumps({"iteration": self.iteration, **losses}) + "\n")
         wait_for_all()
 
-    def write_model(self) -> ModelCard:
-        """Write the (averaged) weights and their card."""
+    def write_model(self, folder: Path | None = None) -> ModelCard:
+        """Write the (averaged) weights and their card into ``folder``, the run's own if None."""
         network = self.network
         if self.average:
             network = copy.deepcopy(network)
             network.load_state_dict(self.average.state)
         steps, sources = self.config.optimisation, self.config.data
-        data = f"{', '.join(sources.train)}; {self.iteration} iterations of {steps.batch} views"
+        data = f"{', '.join(map(str, sources.train))}; {self.iteration} iterations of {steps.batch} views"
         if sources.unlabelled:
             data += (
                 f", and of {steps.unlabelled_batch} views without labels from {', '.join(sources.unlabelled)}"
@@ -240,12 +352,13 @@ class Trainer:
         card = ModelCard(
             name=self.config.name,
             network=self.config.network,
+            classification=self.config.loss.classification,
             data=f"{data}, seed {steps.seed}",
             command=self.command,
             git_revision=self.revision,
             notes=self.config.notes,
         )
-        return save_model(self.out, network, card)
+        return save_model(folder or self.out, network, card)
 
 
 def make_optimiser(network: nn.Module, config: OptimisationConfig) -> torch.optim.AdamW:

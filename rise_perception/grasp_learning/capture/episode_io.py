@@ -16,12 +16,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from rise_perception.core.errors import DataError, RiseError
-from rise_perception.core.files import write_text
+from rise_perception.core.config import build_config, typed
+from rise_perception.core.errors import ConfigError, DataError, RiseError, require
+from rise_perception.core.files import read_bounded, write_bytes
 from rise_perception.core.frame import CameraIntrinsics, Frame
 from rise_perception.core.instances import Instances
+from rise_perception.core.json_files import read_json
+from rise_perception.core.rle import decode_runs, encode_runs
+from rise_perception.data.headers import MAX_PIXELS, check_pixels, load_npy
 from rise_perception.data.images import encode_image
 from rise_perception.grasp_learning.capture.episode import (
     Calibration,
@@ -31,15 +34,23 @@ from rise_perception.grasp_learning.capture.episode import (
     Outcome,
     Phase,
 )
-from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
+from rise_perception.grasp_learning.capture.episode_record import (
+    FORMAT,
+    SIDES,
+    InstancesRecord,
+    LabelsRecord,
+    SideRecord,
+    episode_record,
+)
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
 EPISODE, LABELS = "episode.json", "labels.json"
-FORMAT = 1
-SIDES = ("before", "after")
 #: Depth is stored in tenths of a millimetre; scenes deeper than 6.5 m in coarser steps.
 FINEST_DEPTH = 1e-4
-#: No text file of a store is larger; a larger one is not read.
-MAX_TEXT_BYTES = 64 << 20
+#: Bytes of the largest JSON file of an episode: thousands of outlines.
+MAX_TEXT_BYTES = 4 << 20
+#: Bytes of the largest of its other files, and of all masks of its labels in memory.
+MAX_FILE_BYTES, MAX_MASK_BYTES = 8 * MAX_PIXELS, 1 << 30
 
 
 def write_episode(folder: Path, episode: Episode) -> str:
@@ -72,7 +83,8 @@ def write_episode(folder: Path, episode: Episode) -> str:
         **sides,
         "files": files,
     }
-    content = (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    content = _text(record, folder / EPISODE)
+    episode_record(json.loads(content))  # what cannot be read again is not written
     _write(folder / EPISODE, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -83,34 +95,31 @@ def read_episode(folder: Path) -> Episode:
     Raises:
         DataError: a file is missing, damaged, or says what cannot be; the message names it.
     """
-    record = _read_json(folder / EPISODE)
     try:
-        if record["format"] != FORMAT:
-            raise DataError(f"format {record['format']!r} is not {FORMAT}; written by a newer version?")
-        digests = {str(name): str(digest) for name, digest in record["files"].items()}
-        # Stores are older than sessions, stamps of phases, calibrations, and versions of both sides.
-        record["before"].setdefault("model_version", record.get("model_version", ""))
-        sides = [_decode_side(folder, name, record[name], digests) for name in SIDES]
-        grasp = record["grasp"]
+        record = episode_record(_read_json(folder / EPISODE))
+        sides = [_decode_side(folder, name, getattr(record, name), record.files) for name in SIDES]
+        grasp = record.grasp
+        known = Phase.__members__
+        for name in grasp.stamps:
+            require(name in known, "grasp.stamps", name[:60], f"times of {', '.join(known)}")
         return Episode(
             sides[0],
             sides[1],
             Grasp(
-                str(grasp["grasp_id"]),
-                int(grasp["target_id"]),
-                Outcome(int(grasp["outcome"])),
-                int(grasp["stamp"]),
-                {Phase[name]: int(stamp) for name, stamp in grasp.get("stamps", {}).items()},
+                grasp.grasp_id,
+                grasp.target_id,
+                Outcome(grasp.outcome),
+                grasp.stamp,
+                {Phase[name]: at for name, at in grasp.stamps.items()},
             ),
-            str(record.get("session", "")),
+            record.session,
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RiseError, cv2.error) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{folder}: not a readable episode: {what}") from None
+    except RiseError as error:
+        raise DataError(f"{folder}: not a readable episode: {error}; delete it") from None
 
 
 def write_labels(folder: Path, episode_labels: EpisodeLabels) -> None:
-    """Write a episode_labels into an episode's folder, atomically."""
+    """Write labels into an episode's folder, atomically."""
     arrays = {"known": episode_labels.known, "left": episode_labels.left, "appeared": episode_labels.appeared}
     record = {
         "format": FORMAT,
@@ -118,39 +127,47 @@ def write_labels(folder: Path, episode_labels: EpisodeLabels) -> None:
         "cause": episode_labels.cause.value,
         "reason": episode_labels.reason,
         "size": list(episode_labels.known.shape),
-        "masks": [_encode_mask(mask) for mask in episode_labels.masks],
-        **{name: _encode_mask(mask) for name, mask in arrays.items()},
+        "masks": [encode_runs(mask) for mask in episode_labels.masks],
+        **{name: encode_runs(mask) for name, mask in arrays.items()},
         "unmoved": episode_labels.unmoved.tolist(),
         "to_after": episode_labels.to_after.tolist(),
     }
-    write_text(folder / LABELS, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_bytes(folder / LABELS, _text(record, folder / LABELS))
 
 
 def read_labels(folder: Path) -> EpisodeLabels:
-    """Read a episode_labels.
+    """Read the labels of an episode.
 
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: there are none, or they are damaged.
     """
-    record = _read_json(folder / LABELS)
     try:
-        size = (int(record["size"][0]), int(record["size"][1]))
-        masks = [_decode_mask(code, size) for code in record["masks"]]
-        episode_labels = EpisodeLabels(
-            Verdict(record["verdict"]),
-            Cause(record["cause"]),
-            str(record["reason"]),
-            np.stack(masks) if masks else np.zeros((0, *size), bool),
-            _decode_mask(record["known"], size),
-            np.array(record["unmoved"], np.uint16),
-            np.array(record["to_after"], np.float64).reshape(2, 3),
-            _decode_mask(record["left"], size),
-            _decode_mask(record["appeared"], size),
+        record = build_config(LabelsRecord, _read_json(folder / LABELS), "labels")
+        size = record.size
+        pixels = size[0] * size[1]
+        require(pixels <= MAX_PIXELS, "labels.size", size, f"of at most {MAX_PIXELS} pixels")
+        require(
+            len(record.masks) * pixels <= MAX_MASK_BYTES,
+            "labels.masks",
+            f"{len(record.masks)} masks of {size[1]}x{size[0]} pixels",
+            f"at most {MAX_MASK_BYTES >> 20} MiB",
         )
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError, DataError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise DataError(f"{folder / LABELS}: its labels are not readable: {what}") from None
-    return episode_labels
+        masks = [_decode_mask(code, size) for code in record.masks]
+        return EpisodeLabels(
+            record.verdict,
+            record.cause,
+            record.reason,
+            np.stack(masks) if masks else np.zeros((0, *size), bool),
+            _decode_mask(record.known, size),
+            np.array(record.unmoved, np.uint16),
+            np.array(record.to_after, np.float64),
+            _decode_mask(record.left, size),
+            _decode_mask(record.appeared, size),
+        )
+    except RiseError as error:
+        raise DataError(
+            f"{folder / LABELS}: its labels are not readable: {error}; delete the episode"
+        ) from None
 
 
 def read_verdict(folder: Path) -> Verdict:
@@ -159,10 +176,12 @@ def read_verdict(folder: Path) -> Verdict:
     Raises:
         DataError: there is none, or it is damaged.
     """
+    raw = _read_json(folder / LABELS)
     try:
-        return Verdict(_read_json(folder / LABELS)["verdict"])
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{folder / LABELS}: no known verdict ({error})") from None
+        verdict: Verdict = typed(raw.get("verdict"), Verdict, "labels.verdict")
+    except ConfigError as error:
+        raise DataError(f"{folder / LABELS}: {error}; delete the episode") from None
+    return verdict
 
 
 def _encode_side(name: str, side: Observation) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -182,7 +201,7 @@ def _encode_side(name: str, side: Observation) -> tuple[dict[str, bytes], dict[s
         "model_version": side.model_version,
         "depth_scale": None,
         "instances": None,
-        "robot": None if side.robot is None else _encode_mask(side.robot),
+        "robot": None if side.robot is None else encode_runs(side.robot),
     }
     if frame.depth is not None:
         scale = max(FINEST_DEPTH, float(frame.depth.max()) / 65535)
@@ -201,115 +220,98 @@ def _encode_side(name: str, side: Observation) -> tuple[dict[str, bytes], dict[s
     return files, record
 
 
-def _decode_side(folder: Path, name: str, record: dict[str, Any], digests: dict[str, str]) -> Observation:
-    size = (int(record["height"]), int(record["width"]))
+def _decode_side(folder: Path, name: str, record: SideRecord, digests: dict[str, str]) -> Observation:
+    size = record.height, record.width
 
     def content(kind: str) -> bytes:
         file = f"{name}{kind}"  # never a name out of the JSON: a store may come from anywhere
-        data = (folder / file).read_bytes()
-        if hashlib.sha256(data).hexdigest() != digests[file]:
-            raise DataError(f"{file} is damaged: its checksum differs; delete the episode")
+        data = read_bounded(folder / file, MAX_FILE_BYTES, DataError, "delete the episode")
+        if hashlib.sha256(data).hexdigest() != digests.get(file):
+            raise DataError(f"{file} is damaged: its checksum differs")
         return data
 
-    def picture(kind: str, flags: int) -> np.ndarray:
-        array = cv2.imdecode(np.frombuffer(content(kind), np.uint8), flags)
-        if array is None or array.shape[:2] != size:
+    def picture(kind: str, flags: int, *dtypes: type) -> np.ndarray:
+        data = content(kind)
+        if check_pixels(data, f"{name}{kind}") != size:  # before the pixels are decoded
             raise DataError(f"{name}{kind} is no picture of {size[1]}x{size[0]} pixels")
+        try:
+            array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        except cv2.error:
+            array = None
+        channels = 3 if flags == cv2.IMREAD_COLOR_RGB else 1
+        if array is None or array.shape[:2] != size or array.size != size[0] * size[1] * channels:
+            raise DataError(f"{name}{kind} is no picture of {size[1]}x{size[0]} pixels")
+        if array.dtype not in dtypes:
+            raise DataError(f"{name}{kind} holds {array.dtype}; expected {dtypes[-1].__name__}")
         return np.asarray(array)
 
-    try:
-        image = picture(".png", cv2.IMREAD_COLOR_RGB)
-        scale = record["depth_scale"]
-        depth = None if scale is None else picture(".depth.png", cv2.IMREAD_UNCHANGED) * np.float32(scale)
-        found = record["instances"]
-        instances = None
-        if found is not None:
-            labels = picture(".labels.png", cv2.IMREAD_UNCHANGED)
-            embeddings = np.load(io.BytesIO(content(".embeddings.npy")), allow_pickle=False)
-            instances = _instances(found, labels, embeddings)
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}") from None
-    k = record["camera"]
-    camera = (
-        None
-        if k is None
-        else CameraIntrinsics(size[1], size[0], *(float(k[c]) for c in ("fx", "fy", "cx", "cy")))
-    )
-    frame = Frame(image, depth, camera, int(record["stamp"]), str(record["frame_id"]))
-    robot = None if record["robot"] is None else _decode_mask(record["robot"], size)
-    version = str(record.get("model_version", ""))
-    return Observation(frame, instances, robot, version, _calibration(record.get("calibration")))
+    image = picture(".png", cv2.IMREAD_COLOR_RGB, np.uint8)
+    scale = record.depth_scale
+    depth = None
+    if scale is not None:
+        depth = picture(".depth.png", cv2.IMREAD_UNCHANGED, np.uint16) * np.float32(scale)
+    instances = None
+    if record.instances is not None:
+        labels = picture(".labels.png", cv2.IMREAD_UNCHANGED, np.uint8, np.uint16)
+        embeddings = load_npy(content(".embeddings.npy"), f"{name}.embeddings.npy")
+        instances = _instances(record.instances, labels, embeddings)
+    k = record.camera
+    camera = None if k is None else CameraIntrinsics(size[1], size[0], k.fx, k.fy, k.cx, k.cy)
+    frame = Frame(image, depth, camera, record.stamp, record.frame_id)
+    robot = None if record.robot is None else _decode_mask(record.robot, size)
+    lens = record.calibration
+    calibration = None if lens is None else Calibration(**dataclasses.asdict(lens))
+    return Observation(frame, instances, robot, record.model_version, calibration)
 
 
-def _calibration(record: dict[str, Any] | None) -> Calibration | None:
-    if record is None:
-        return None
-    numbers = (tuple(map(float, record[name])) for name in ("distortion", "rectification", "projection"))
-    return Calibration(str(record["distortion_model"]), *numbers)
-
-
-def _instances(found: dict[str, Any], label_map: np.ndarray, embeddings: np.ndarray) -> Instances:
-    made = Instances(
+def _instances(found: InstancesRecord, label_map: np.ndarray, embeddings: np.ndarray) -> Instances:
+    count = len(found.labels)
+    if embeddings.ndim != 2 or len(embeddings) != count or embeddings.dtype != np.float32:
+        raise DataError(
+            f"its embeddings are {embeddings.dtype} {embeddings.shape}; expected ({count}, D) float32"
+        )
+    if not np.isfinite(embeddings).all():
+        raise DataError("its embeddings are not all finite")
+    if not set(np.unique(label_map).tolist()) <= {0, *found.labels}:
+        raise DataError("its label map holds instances that it does not list")
+    return Instances(
         label_map.astype(np.uint16),
-        np.array(found["labels"], np.uint16),
-        np.array(found["scores"], np.float32),
-        np.array(found["classes"], np.int64),
-        np.array(found["boxes"], np.float32).reshape(-1, 4),
+        np.array(found.labels, np.uint16),
+        np.array(found.scores, np.float32),
+        np.array(found.classes, np.int64),
+        np.array(found.boxes, np.float32).reshape(-1, 4),
         embeddings,
-        np.array(found["ids"], np.int64),
-        tuple(map(str, found["class_names"])),
+        np.array(found.ids, np.int64),
+        found.class_names,
     )
-    lengths = {len(made.scores), len(made.classes), len(made.boxes), len(made.ids), len(made.embeddings)}
-    if lengths - {len(made)} or not set(np.unique(made.label_map)) <= {0, *made.labels.tolist()}:
-        raise DataError("its instances contradict each other")
-    if not set(made.classes.tolist()) <= set(range(len(made.class_names))):
-        raise DataError("an instance has a class without a name")
-    return made
-
-
-def _encode_mask(mask: np.ndarray) -> str:
-    return str(coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"].decode("ascii"))
 
 
 def _decode_mask(counts: str, size: tuple[int, int]) -> np.ndarray:
-    """The mask (H, W) bool of COCO's compressed run lengths; checked, because the decoder trusts them."""
-    if min(size) < 1 or size[0] * size[1] > 1 << 28 or _pixels(counts) != size[0] * size[1]:
-        raise DataError(f"a mask does not have the {size[1]}x{size[0]} pixels of its picture")
-    return coco_mask.decode({"size": list(size), "counts": counts.encode("ascii")}).astype(bool)
-
-
-def _pixels(counts: str) -> int:
-    """How many pixels run lengths in COCO's text form cover; -1 if a run is negative or cut off."""
-    runs: list[int] = []
-    value, shift = 0, 0
-    for character in counts:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            return -1
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            if runs[-1] < 0:
-                return -1
-            value, shift = 0, 0
-    return -1 if shift else sum(runs)
+    """The mask (H, W) bool of COCO's compressed runs."""
+    try:
+        return decode_runs(counts, *size)
+    except ValueError as error:
+        raise DataError(
+            f"a mask does not have the {size[1]}x{size[0]} pixels of its picture ({error})"
+        ) from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            raise DataError(f"{path}: larger than {MAX_TEXT_BYTES >> 20} MiB; not written by this package")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from None
+    value = read_json(path, MAX_TEXT_BYTES, remedy="delete the episode")
     if not isinstance(value, dict):
-        raise DataError(f"{path}: holds a {type(value).__name__}; expected an object")
+        raise DataError(f"{path}: holds a {type(value).__name__}, expected a mapping; delete the episode")
     return value
+
+
+def _text(record: dict[str, Any], where: Path) -> bytes:
+    """A record as a file that can be read again."""
+    content = (json.dumps(record, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+    if len(content) > MAX_TEXT_BYTES:
+        raise DataError(
+            f"{where} would have {len(content) >> 10} KiB, at most {MAX_TEXT_BYTES >> 10} are read again: "
+            "masks of so many ragged pieces teach nothing"
+        )
+    return content
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
+import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 
 from rise_perception.core.errors import DataError, RiseError
 from rise_perception.core.files import flush
+from rise_perception.core.folder_store import FolderStore
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_io import (
     EPISODE,
@@ -37,8 +36,8 @@ USEFULNESS = (
     Verdict.DOUBLE,
     Verdict.CORRECTED,
 )
-#: Names that begin like this are being written or removed; no reader looks at them.
-UNFINISHED = "."
+#: Stamp, session and digest; digits are those of ASCII, and the stamp fits 64 bits.
+_NAME = re.compile(r"[0-9]{1,18}(-[A-Za-z0-9]{1,32})?-[0-9a-f]{1,64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -69,11 +68,8 @@ class Entry:
 class EpisodeStore:
     """A folder with one folder an episode, named ``<stamp>-<digest>`` or ``<stamp>-<session>-<digest>``.
 
-    An episode is written under a hidden name and renamed when all of it is on the disk; one is removed by
-    renaming it to a hidden name first. So a process that is killed at any moment leaves whole episodes, and
-    the next writer clears away the rest. Equal episodes have equal names: merging stores cannot double them.
-
-    Any number of processes may read; one may write, which a lock sees to.
+    Episodes are whole whatever stops the process, and one process writes (:class:`.FolderStore`). Equal
+    episodes have equal names: merging stores cannot double them.
     """
 
     def __init__(
@@ -90,24 +86,10 @@ class EpisodeStore:
         Raises:
             DataError: there is no store, or another process writes to it.
         """
-        self.root = Path(root)
+        self._folders = FolderStore(root, write, "episode store", DataError)
+        self.root = self._folders.root
         self.max_bytes, self.min_free_bytes = max_bytes, min_free_bytes
-        self._lock: int | None = None
         self._known: dict[tuple[str, int, int], Entry] = {}
-        if write:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                self._lock = os.open(self.root / f"{UNFINISHED}lock", os.O_CREAT | os.O_RDWR, 0o666)
-            except OSError as error:
-                raise DataError(f"{self.root}: no store can be made here ({error.strerror})") from None
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(self._lock)
-                raise DataError(f"{self.root}: another process writes to this store") from None
-            self._clear_away()
-        elif not self.root.is_dir():
-            raise DataError(f"{self.root}: no episode store there")
 
     def __enter__(self) -> EpisodeStore:
         return self
@@ -119,23 +101,26 @@ class EpisodeStore:
 
     def close(self) -> None:
         """Let another process write."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._folders.close()
 
     # -- reading -----------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
-        """What is in the store, oldest first. An episode whose labels is damaged counts as rejected."""
+        """What is in the store, oldest first. An episode whose labels are damaged counts as rejected.
+
+        Folders with other names than episodes have are left out (:meth:`damaged` names them).
+
+        Raises:
+            DataError: the store has been removed.
+        """
         found: dict[tuple[str, int, int], Entry] = {}
-        for folder in self.root.iterdir():
-            stamp, _, digest = folder.name.partition("-")
-            if not (stamp.isdigit() and digest and (folder / EPISODE).is_file()):
-                continue
+        for folder in self._folders.entries():
             try:
+                if not (_NAME.fullmatch(folder.name) and (folder / EPISODE).is_file()):
+                    continue
                 key = _state(folder)
                 found[key] = self._known.get(key) or _entry(folder)
-            except FileNotFoundError:  # a writer evicts it at this moment
+            except OSError:  # a writer evicts it at this moment, or nobody may look into it
                 continue
         self._known = found
         return sorted(found.values(), key=lambda entry: (entry.stamp, entry.id))
@@ -146,7 +131,13 @@ class EpisodeStore:
         Raises:
             DataError: it is damaged, or has been evicted since.
         """
-        return read_episode(entry.folder), self.read_labels(entry)
+        episode, labels = read_episode(entry.folder), self.read_labels(entry)
+        if labels.known.shape != episode.before.frame.image.shape[:2]:
+            raise DataError(
+                f"{entry.folder}: labels of {labels.known.shape} pixels and a frame of "
+                f"{episode.before.frame.image.shape[:2]}; they are not of one episode: delete it"
+            )
+        return episode, labels
 
     def read_labels(self, entry: Entry) -> EpisodeLabels:
         """An episode's labels, without its frames.
@@ -165,8 +156,12 @@ class EpisodeStore:
                 continue
 
     def damaged(self) -> list[str]:
-        """A sentence for each episode that cannot be read."""
-        found = []
+        """A sentence for each episode that cannot be read, and for each folder that holds none."""
+        found = [
+            f"{folder}: its name is not <stamp>-<digest>, so that it is no episode; rename or remove it"
+            for folder in self._folders.entries()
+            if not _NAME.fullmatch(folder.name)
+        ]
         for entry in self.entries():
             try:
                 self.read(entry)
@@ -198,18 +193,15 @@ class EpisodeStore:
         Raises:
             StoreFullError: the disk is full, or all that is stored is more useful than this one.
         """
-        self._must_write()
         self.check_disk()
-        temporary = self._hidden("incoming")
         try:
-            digest = write_episode(temporary, episode)
-            write_labels(temporary, labels)
-            parts = (str(episode.after.frame.stamp), episode.session, digest[:16])
-            return self._keep(temporary, "-".join(filter(None, parts)), labels.verdict)
+            with self._folders.workplace() as place:
+                digest = write_episode(place, episode)
+                write_labels(place, labels)
+                parts = (str(episode.after.frame.stamp), episode.session, digest[:16])
+                return self._keep(place, "-".join(filter(None, parts)), labels.verdict)
         except OSError as error:
             raise self._full(error) from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
     def check_disk(self) -> None:
         """See that as much of the disk is free as has to stay free.
@@ -226,7 +218,7 @@ class EpisodeStore:
 
     def relabel(self, entry: Entry, labels: EpisodeLabels) -> None:
         """Replace an episode's labels, for example by that of a newer analysis."""
-        self._must_write()
+        self._folders.must_write()
         try:
             write_labels(entry.folder, labels)
         except OSError as error:
@@ -234,10 +226,10 @@ class EpisodeStore:
 
     def remove(self, entry: Entry) -> None:
         """Remove an episode."""
-        self._must_write()
-        trash = self._hidden("trash")
-        os.replace(entry.folder, trash)
-        shutil.rmtree(trash, ignore_errors=True)
+        try:
+            self._folders.discard(entry.folder)
+        except OSError as error:
+            raise self._full(error) from None
 
     def merge(self, other: EpisodeStore, step: Callable[[], object] = lambda: None) -> int:
         """Copy what ``other`` has and this store has not; returns how many. Damaged episodes stay behind.
@@ -249,7 +241,7 @@ class EpisodeStore:
         Raises:
             StoreFullError: it does not fit; what was copied so far stays.
         """
-        self._must_write()
+        self._folders.must_write()
         added = 0
         for entry in other.entries():
             step()
@@ -262,29 +254,23 @@ class EpisodeStore:
             if self.holds(episode):
                 continue
             self.check_disk()
-            temporary = self._hidden("incoming")
             try:
-                for file in entry.folder.iterdir():
-                    shutil.copyfile(file, temporary / file.name)
-                    flush(temporary / file.name)
-                self._keep(temporary, entry.id, entry.verdict)
-                added += 1
+                with self._folders.workplace() as place:
+                    for file in filter(Path.is_file, entry.folder.iterdir()):
+                        shutil.copyfile(file, place / file.name)
+                        flush(place / file.name)
+                    self._keep(place, entry.id, entry.verdict)
+                    added += 1
             except OSError as error:
                 raise self._full(error) from None
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
         return added
 
-    def _keep(self, temporary: Path, name: str, verdict: Verdict) -> Entry:
+    def _keep(self, place: Path, name: str, verdict: Verdict) -> Entry:
         """Give a finished episode its name, after making room for it."""
-        size = _size(temporary)
-        target = self.root / name
-        if not target.exists():
+        size = _size(place)
+        if not (self.root / name).exists():
             self._make_room(size, verdict)
-            flush(temporary)
-            os.replace(temporary, target)
-            flush(self.root)
-        return Entry(name, target, verdict, size)
+        return Entry(name, self._folders.keep(place, name), verdict, size)
 
     def _make_room(self, size: int, verdict: Verdict) -> None:
         entries = self.entries()
@@ -307,28 +293,10 @@ class EpisodeStore:
         for entry in going:
             self.remove(entry)
 
-    def _must_write(self) -> None:
-        if self._lock is None:
-            raise DataError(f"{self.root}: this store was opened for reading; open it with write=True")
-
-    def _hidden(self, kind: str) -> Path:
-        try:
-            folder = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{kind}-", dir=self.root))
-            folder.chmod(0o755)  # mkdtemp makes folders private; a learner may run as another user
-            return folder
-        except OSError as error:
-            raise self._full(error) from None
-
     def _full(self, error: OSError) -> RiseError:
         if error.errno in _FULL:
             return StoreFullError(f"{self.root}: the disk is full; make room, capturing goes on by itself")
         return DataError(f"{self.root}: cannot be written to ({error.strerror})")
-
-    def _clear_away(self) -> None:
-        """Remove what a killed writer left."""
-        for kind in ("incoming", "trash"):
-            for folder in self.root.glob(f"{UNFINISHED}{kind}-*"):
-                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _state(folder: Path) -> tuple[str, int, int]:

@@ -23,8 +23,12 @@ STILL_SHARE = 0.004
 RIM_SHARE, RIM_WIDTH = 0.03, 0.08
 #: Nanoseconds for which every frame is kept.
 RECENT = 1_000_000_000
-#: Nanoseconds between a frame and a robot mask that may be taken for it; masks that are kept.
-MASK_TOLERANCE, MAX_MASKS = 100_000_000, 20
+#: Nanoseconds between a frame and a robot mask that may be taken for it; masks kept, and their bytes.
+MASK_TOLERANCE, MAX_MASKS, MAX_MASK_BYTES = 100_000_000, 20, 64 << 20
+#: Bytes of all frames in the buffer: six seconds of a VGA camera with depth take 200 MiB.
+MAX_BYTES = 512 << 20
+#: Rows of a small picture at most: those of a picture twice as high as wide.
+SMALL_ROWS = 2 * SMALL
 
 
 @dataclass
@@ -69,6 +73,14 @@ class Sample:
         self.hidden = cv2.resize(robot.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+        arrays = [self.frame.image, self.frame.depth, self.small, self.hidden]
+        if self.instances is not None:
+            arrays.append(self.instances.label_map)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    @property
     def settled(self) -> bool:
         """A neighbour shows the same: nothing moved while this frame was taken."""
         return self.moving < STILL_SHARE or self.still_after is True
@@ -83,13 +95,18 @@ class FrameBuffer:
 
     Those of the last ``RECENT`` are all kept, because predictions come late and for some frames only; of the
     older ones, those with predictions and otherwise one each ``period`` seconds. A stamp that jumps back
-    (a recording that loops) empties the buffer.
+    (a recording that loops) empties the buffer. A frame with the stamp of the one before takes its place:
+    it is the same frame again, or the camera does not stamp its images, and then nothing can be told from
+    their order. The oldest frames leave when all take more than ``most_bytes``.
 
     Attributes:
+        repeated: frames in a row that had the stamp of the one before.
         masked_until: stamp of the newest robot mask; no frame up to there gets one that fits better.
     """
 
-    def __init__(self, seconds: float, period: float) -> None:
+    def __init__(self, seconds: float, period: float, most_bytes: int = MAX_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self.repeated = 0
         self._span, self._period = int(seconds * 1e9), int(period * 1e9)
         self._old: deque[Sample] = deque()
         self._recent: deque[Sample] = deque()
@@ -107,8 +124,12 @@ class FrameBuffer:
             last = None
         sample = measure(frame, calibration)
         self._hide(sample)
+        again = last is not None and last.stamp == frame.stamp
         if last is not None:
             _compare(last, sample)
+        if again:
+            self._recent.pop()
+        self.repeated = self.repeated + 1 if again else 0
         self._recent.append(sample)
         while self._recent[0].stamp < frame.stamp - RECENT:
             aging = self._recent.popleft()
@@ -120,11 +141,22 @@ class FrameBuffer:
                 self._old.append(aging)
         while self._old and self._old[0].stamp < frame.stamp - self._span:
             self._old.popleft()
+        self._bound()
         return sample
+
+    def samples(self) -> list[Sample]:
+        """All frames, oldest first."""
+        return [*self._old, *self._recent]
+
+    def _bound(self) -> None:
+        """Forget the oldest frames that are too many; the newest two, which show motion, stay."""
+        size = sum(sample.size for sample in self.samples())
+        while size > self._most_bytes and len(self) > 2:
+            size -= (self._old or self._recent).popleft().size
 
     def attach(self, stamp: int, instances: Instances, model_version: str) -> bool:
         """Add predictions to the frame of exactly this stamp; False if it is not here (any more)."""
-        for sample in [*self._recent, *self._old]:
+        for sample in self.samples():
             if sample.stamp == stamp:
                 if instances.label_map.shape != sample.frame.image.shape[:2]:
                     return False
@@ -135,6 +167,8 @@ class FrameBuffer:
     def mask(self, stamp: int, robot: np.ndarray) -> None:
         """Take a robot mask, (H, W) bool; masks may come before their frames, or after."""
         self._masks.append((stamp, robot))
+        while len(self._masks) > 1 and sum(mask.nbytes for _, mask in self._masks) > MAX_MASK_BYTES:
+            self._masks.popleft()
         self.masked_until = max(self.masked_until, stamp)
         for sample in self._recent:
             if abs(sample.stamp - stamp) <= MASK_TOLERANCE:
@@ -152,7 +186,7 @@ class FrameBuffer:
 
     def between(self, first: int, last: int) -> list[Sample]:
         """Frames with stamps ``first`` to ``last``, oldest first."""
-        return [s for s in [*self._old, *self._recent] if first <= s.stamp <= last]
+        return [s for s in self.samples() if first <= s.stamp <= last]
 
     @property
     def newest(self) -> int | None:
@@ -170,7 +204,8 @@ class FrameBuffer:
 def measure(frame: Frame, calibration: Calibration | None = None) -> Sample:
     """A sample of a frame, with its sharpness."""
     grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY)
-    height = max(1, round(grey.shape[0] * SMALL / grey.shape[1]))
+    # Within bounds: of a picture one pixel wide, it would be larger than the picture.
+    height = min(max(1, round(grey.shape[0] * SMALL / grey.shape[1])), SMALL_ROWS)
     small = cv2.resize(grey, (SMALL, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     small = np.asarray(cv2.GaussianBlur(small, (0, 0), 1.5))  # a blurred frame shows the same scene
     detail = cv2.Laplacian(cv2.GaussianBlur(grey, (0, 0), 1.0), cv2.CV_32F)
@@ -181,9 +216,8 @@ def measure(frame: Frame, calibration: Calibration | None = None) -> Sample:
 
 def _compare(first: Sample, second: Sample) -> None:
     """Find out whether anything moved from one frame to the next."""
-    if first.small.shape == second.small.shape:
-        second.moving = changed(first, second)
-        first.still_after = second.moving < STILL_SHARE
+    second.moving = changed(first, second)
+    first.still_after = second.moving < STILL_SHARE
 
 
 def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -198,8 +232,15 @@ def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
     return (off > max(GREY_STEP, DEVIATIONS * noise)) & comparable, comparable
 
 
+def same_size(first: Sample, second: Sample) -> bool:
+    """False when the camera's resolution changed in between."""
+    return first.frame.image.shape == second.frame.image.shape
+
+
 def changed(first: Sample, second: Sample) -> float:
-    """Share of the picture that differs between two frames, the robot left out."""
+    """Share of the picture that differs between two frames, the robot left out; 1 where the size does."""
+    if not same_size(first, second):
+        return 1.0
     differs, comparable = _differs(first, second)
     return float(differs.sum() / max(1, comparable.sum()))
 
@@ -225,12 +266,10 @@ def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Samp
             return f"no frame {side} the grasp"
         if not any(sample.settled for sample in samples):
             return f"the scene never settled {side} the grasp"
-    pairs = [
-        (a, b)
-        for a in before
-        for b in after
-        if a.settled and b.settled and a.small.shape == b.small.shape and rim_changed(a, b) <= RIM_SHARE
-    ]
+    settled = [(a, b) for a in before for b in after if a.settled and b.settled and same_size(a, b)]
+    if not settled:
+        return "the size of the camera's images changed during the grasp"
+    pairs = [(a, b) for a, b in settled if rim_changed(a, b) <= RIM_SHARE]
     if not pairs:
         return "the arm stayed in view"
     first = _best_like_newest([a for a, _ in pairs])

@@ -11,7 +11,7 @@ from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Grasp, Outcome, Phase
-from rise_perception.grasp_learning.capture.frame_buffer import FrameBuffer, Sample, choose_pair
+from rise_perception.grasp_learning.capture.frame_buffer import MAX_BYTES, FrameBuffer, Sample, choose_pair
 
 #: Grasps that may be under way at a time; the oldest is given up for a new one.
 MAX_UNDER_WAY = 8
@@ -19,7 +19,7 @@ LONGEST_ID = 200
 #: How far the stamp of an event may lie from the newest frame, in seconds, before it is refused.
 FARTHEST_STAMP = 60.0
 #: Predictions kept for frames that have not come yet.
-MAX_EARLY = 4
+MAX_EARLY, MAX_EARLY_BYTES = 4, 128 << 20
 #: Grasps whose reason is kept.
 MAX_REASONS = 100
 #: Frames kept of the time before a grasp: enough for the sharpest one, and bounded.
@@ -139,6 +139,7 @@ class Attempts:
             elif attempt.after_from is not None and attempt.deadline < frame.stamp:
                 self._look(grasp_id, attempt, attempt.deadline)  # a late frame makes the buffer forget
         self.buffer.add(frame, calibration)
+        self._bound()
         if frame.stamp in self._early:
             self.buffer.attach(frame.stamp, *self._early.pop(frame.stamp))
         for grasp_id in self.under_way:
@@ -152,8 +153,19 @@ class Attempts:
         """Take the instances of the frame with this stamp, which may be about to come."""
         if not self.buffer.attach(stamp, instances, model_version):
             self._early[stamp] = instances, model_version
-            while len(self._early) > MAX_EARLY:
+            while len(self._early) > MAX_EARLY or self._early_bytes() > MAX_EARLY_BYTES:
                 self._early.popitem(last=False)
+
+    def _early_bytes(self) -> int:
+        return sum(instances.label_map.nbytes for instances, _ in self._early.values())
+
+    def _bound(self) -> None:
+        """Give up the oldest grasps while the frames that are kept for all of them are too large."""
+        while self._attempts:
+            kept = {id(s): s for a in self._attempts.values() for s in (*a.before, *a.after)}
+            if sum(sample.size for sample in kept.values()) <= MAX_BYTES:
+                return
+            self.discard(next(iter(self._attempts)), "its frames take too much memory")
 
     def robot_mask(self, stamp: int, robot: np.ndarray) -> None:
         """Take a mask, (H, W) bool, of the robot in the frames around this stamp, also of those to come."""
@@ -237,7 +249,20 @@ class Attempts:
             self._look(attempt.grasp.grasp_id, attempt, self.buffer.newest)
 
     def _look(self, grasp_id: str, attempt: _Attempt, now: int) -> None:
-        """Finish an attempt when frames around its end allow it, or give it up when its time is over."""
+        """Finish an attempt when frames around its end allow it, or give it up when its time is over.
+
+        One that cannot be looked at is given up: it must not cost the frames that follow.
+        """
+        try:
+            self._conclude(grasp_id, attempt, now)
+        except DataError as error:
+            self.discard(grasp_id, "its frames do not fit together")
+            self.reasons[grasp_id] = str(error)
+        except Exception:
+            self.discard(grasp_id, "an internal error; see the log")
+            raise
+
+    def _conclude(self, grasp_id: str, attempt: _Attempt, now: int) -> None:
         assert attempt.after_from is not None
         window = int(self.settings.window * 1e9)
         attempt.after = self.buffer.between(attempt.after_from, min(attempt.deadline, attempt.untouched))
@@ -254,8 +279,8 @@ class Attempts:
             missing |= max(first.stamp, second.stamp) > self.buffer.masked_until
         if missing and now < min(attempt.deadline, attempt.after_from + 2 * window):
             return  # whoever predicts, or masks the robot, may still be at work on a frame
-        del self._attempts[grasp_id]
         self._finished.append(Episode(first.observation(), second.observation(), attempt.grasp))
+        del self._attempts[grasp_id]
 
 
 class Gripper:

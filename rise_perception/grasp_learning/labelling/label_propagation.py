@@ -121,22 +121,35 @@ def _read(store: EpisodeStore, entries: Iterable[Entry]) -> Iterator[_Grasp]:
             continue
 
 
+def same_scene(first: tuple[Episode, EpisodeLabels], second: tuple[Episode, EpisodeLabels]) -> bool:
+    """Whether a grasp was of the scene that the grasp before it left."""
+    return _pause(first[0], first[1], second[0]) is not None
+
+
+def _pause(first: Episode, labels: EpisodeLabels, second: Episode) -> FrameTransition | None:
+    """What happened between two grasps; None where the second was of another scene."""
+    left, found = first.after, second.before
+    pause = found.frame.stamp - left.frame.stamp
+    if (
+        labels.cause in BREAKS
+        or first.session != second.session
+        or not 0 <= pause <= LONGEST_PAUSE * 1e9
+        or left.frame.image.shape != found.frame.image.shape
+    ):
+        return None
+    change = find_change(left, found)
+    if change.share > SAME_SCENE or change.motion.shift > STILL:
+        return None
+    return FrameTransition(change.left, change.appeared, change.motion.matrix)
+
+
 def _over_the_pause(grasp: _Grasp, later: _Grasp) -> Iterator[ItemMask]:
     """What the next grasp knows, in the frame after this one; nothing where the scene is another one."""
-    first, second = grasp.episode.after, later.episode.before
-    pause = second.frame.stamp - first.frame.stamp
-    if (
-        not later.known
-        or grasp.episode_labels.cause in BREAKS
-        or grasp.entry.session != later.entry.session
-        or not 0 <= pause <= LONGEST_PAUSE * 1e9
-        or first.frame.image.shape != second.frame.image.shape
-    ):
+    if not later.known:
         return
-    change = find_change(first, second)
-    if change.share > SAME_SCENE or change.motion.shift > STILL:
+    transition = _pause(grasp.episode, grasp.episode_labels, later.episode)
+    if transition is None:
         return
-    transition = FrameTransition(change.left, change.appeared, change.motion.matrix)
     for item in later.known:
         seen = propagate_backward(item.unpacked(), transition)
         if seen is not None:

@@ -16,7 +16,14 @@ from rise_perception.evaluation.coco import coco_scores
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.labelling.label_propagation import ItemMask
 from rise_perception.inference.segmenter import Segmenter
-from rise_perception.training.validation import predicted_pairs, rated
+from rise_perception.training.validation import LOWEST_SCORE, Guesses, predicted_pairs, rated
+
+#: Draws of the bootstrap: chances down to 1 in 4000 can be told.
+DRAWS = 4000
+#: A prediction that overlaps a refuted mask by more repeats it.
+SAME_MASK = 0.5
+#: Rounds and prior of the calibration; Newton's method converges in less.
+ROUNDS, PRIOR = 25, 1e-3
 
 
 @dataclass(frozen=True)
@@ -24,26 +31,64 @@ class GateConfig:
     """What lets a candidate pass.
 
     Attributes:
-        max_anchor_drop: AP that may be lost on the held-out anchors, all updates together.
+        max_anchor_drop: AP that may be lost on the held-out anchors, against the model that the store began
+            with, whatever has served since.
+        max_false_rise: share by which false masks on the anchors may become more, beyond one in ten images.
         min_gain: mean quality that has to be won on the held-out interactions.
-        certainty: standard errors by which the gain has to lie above zero: 1.64 is 5 % significance,
-            one-sided.
-            Of ten updates on shuffled labels one passed: it had won 0.007, and 0.18 on the anchors.
-        min_heldout: held-out items below which nothing can be judged.
+        significance: chance of a gain as high without any; spent over the candidates that follow a promotion,
+            less for each one, so that it bounds the share of promotions that are luck.
+        min_heldout: held-out items, and refuted masks, below which nothing can be judged.
+        min_scenes: scenes that they have to come from.
     """
 
     max_anchor_drop: float = 0.01
+    max_false_rise: float = 0.1
     min_gain: float = 0.005
-    certainty: float = 1.64
+    significance: float = 0.1
     min_heldout: int = 5
+    min_scenes: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("max_anchor_drop", "min_gain", "certainty"):
+        for name in ("max_anchor_drop", "max_false_rise", "min_gain"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"gate.{name} is {value}; it must be 0 or more")
-        if self.min_heldout < 2:
-            raise ConfigError(f"gate.min_heldout is {self.min_heldout}; it must be at least 2")
+        if not 0 < self.significance <= 0.5:
+            raise ConfigError(
+                f"gate.significance is {self.significance}; it must lie above 0 and be at most 0.5"
+            )
+        if self.min_heldout < 2 or self.min_scenes < 1:
+            raise ConfigError(
+                f"gate.min_heldout is {self.min_heldout} and gate.min_scenes {self.min_scenes}; they must be "
+                "at least 2 and 1"
+            )
+
+    def chance(self, looks: int) -> float:
+        """What of ``significance`` candidate number ``looks`` (from 1) since a promotion may use.
+
+        The parts of all candidates add up to it: 6 / pi^2 is the limit of 1 + 1/4 + 1/9 + ...
+        """
+        return self.significance * 6 / (math.pi * looks) ** 2
+
+
+@dataclass(frozen=True)
+class AnchorFigures:
+    """A model on the held-out anchors.
+
+    Attributes:
+        ap: of the objects.
+        false_masks: predictions per image that are no object, at the model's own threshold.
+        slope, offset: what turns the logit of a score into that of the chance to be right.
+    """
+
+    ap: float
+    false_masks: float
+    slope: float
+    offset: float
+
+    def calibrated(self, scores: np.ndarray) -> np.ndarray:
+        """(N,) scores -> (N,) chances to be right."""
+        return np.asarray(1 / (1 + np.exp(-(self.slope * _logit(scores) + self.offset))))
 
 
 @dataclass(frozen=True)
@@ -51,16 +96,22 @@ class Measured:
     """A model's figures.
 
     Attributes:
-        anchor_ap: AP of the objects on the held-out anchors.
-        anchor_score: mean score of the instances that find them.
-        heldout: (N,) for each item of the held-out interactions its quality, which a planner chooses by:
-            IoU times score of the instance that is best in that; the mean over the frames that the item is
-            known in. IoU alone tells less: what a robot has grasped was outlined well before.
+        anchors: on the held-out anchors.
+        heldout: (N,) quality of each witness of the held-out interactions. Of an item, IoU times chance to be
+            right of the instance that is best in that, the mean over the frames that the item is known in; of
+            a refuted mask, the chance that the model gives it to be none. Chances, not scores: a candidate
+            that is only bolder wins nothing.
+        scenes: of each witness.
     """
 
-    anchor_ap: float
-    anchor_score: float
+    anchors: AnchorFigures
     heldout: np.ndarray
+    scenes: tuple[str, ...]
+
+    @property
+    def anchor_ap(self) -> float:
+        """AP on the held-out anchors."""
+        return self.anchors.ap
 
     @property
     def heldout_mean(self) -> float:
@@ -84,88 +135,141 @@ class GateDecision:
 
 
 def gate_candidate(
-    serving: Measured, candidate: Measured, config: GateConfig, best_anchor_ap: float = 0.0
+    serving: Measured, candidate: Measured, base: AnchorFigures, config: GateConfig, looks: int = 1
 ) -> GateDecision:
     """Compare a candidate with what serves; both were measured on the same images and labels.
 
     Args:
         serving, candidate: their figures.
+        base: the model that the store began with.
         config: what has to be reached.
-        best_anchor_ap: of all versions that have served: ten updates must not lose ten times a little.
+        looks: number of the candidate since the last promotion, from 1.
     """
-    count = len(serving.heldout)
-    if count < config.min_heldout:
+    count, scenes = len(serving.heldout), len(set(serving.scenes))
+    if count < config.min_heldout or scenes < config.min_scenes:
         return GateDecision(
-            False, f"{count} held-out items cannot judge it; gate.min_heldout is {config.min_heldout}"
+            False,
+            f"{count} held-out items of {scenes} scenes cannot judge it; gate.min_heldout is "
+            f"{config.min_heldout}, gate.min_scenes {config.min_scenes}",
         )
-    # A candidate that is only bolder is so on the anchors as well.
-    bolder = max(1.0, candidate.anchor_score / max(serving.anchor_score, 1e-6))
-    gain = candidate.heldout / bolder - serving.heldout
-    mean, error = float(gain.mean()), float(gain.std(ddof=1) / math.sqrt(count))
-    best = max(serving.anchor_ap, best_anchor_ap)
-    drop = best - candidate.anchor_ap
+    gain = candidate.heldout - serving.heldout
+    mean = float(gain.mean())
+    luck, allowed = chance_of_no_gain(gain, serving.scenes), config.chance(looks)
+    drop = base.ap - candidate.anchor_ap
+    most_false = base.false_masks * (1 + config.max_false_rise) + 0.1
     figures = (
-        f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, held-out quality "
-        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean / bolder:.3f} over {count} items, "
-        f"± {error:.3f}"
+        f"anchors AP {serving.anchor_ap:.3f} -> {candidate.anchor_ap:.3f}, false masks per anchor "
+        f"{serving.anchors.false_masks:.2f} -> {candidate.anchors.false_masks:.2f}, held-out quality "
+        f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} items of {scenes} scenes, "
+        f"chance of no gain {luck:.4f}"
     )
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
-        return GateDecision(
-            False, f"the anchors drop by more than {config.max_anchor_drop} below {best:.3f}: {figures}", True
-        )
+        reason = f"the anchors drop by more than {config.max_anchor_drop} below {base.ap:.3f}: {figures}"
+        return GateDecision(False, reason, True)
+    if not candidate.anchors.false_masks <= most_false:
+        reason = f"more than {most_false:.2f} false masks on an anchor: {figures}"
+        return GateDecision(False, reason, True)
     if not mean >= config.min_gain:
         return GateDecision(
             False, f"the held-out interactions do not improve by {config.min_gain}: {figures}"
         )
-    if not mean > config.certainty * error:
-        return GateDecision(False, f"the gain on the held-out interactions may be luck: {figures}")
+    if not luck < allowed:
+        reason = f"the gain on the held-out interactions may be luck (allowed {allowed:.4f}): {figures}"
+        return GateDecision(False, reason)
     return GateDecision(True, figures)
+
+
+def chance_of_no_gain(gain: np.ndarray, scenes: Sequence[str]) -> float:
+    """How probable no gain is: the share of paired bootstrap means that are not above zero.
+
+    Scenes are drawn, and items within each: items of one tote are no independent witnesses.
+
+    Args:
+        gain: (N,) of each item.
+        scenes: of each item.
+    """
+    names = sorted(set(scenes))
+    parts = [gain[[s == name for s in scenes]] for name in names]
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, len(parts), (DRAWS, len(parts)))
+    sums, counts = np.zeros(DRAWS), np.zeros(DRAWS)
+    for slot in range(len(parts)):
+        for scene, part in enumerate(parts):
+            rows = np.flatnonzero(drawn[:, slot] == scene)
+            sums[rows] += part[rng.integers(0, len(part), (len(rows), len(part)))].sum(1)
+            counts[rows] += len(part)
+    # Not-a-number counts as no gain.
+    return float((1 + np.count_nonzero(~(sums / counts > 0))) / (DRAWS + 1))
+
+
+def measure_anchors(folder: Path, anchors: str | Path, device: str = "cpu") -> AnchorFigures:
+    """Measure a model on the held-out anchors, a COCO annotation file.
+
+    Raises:
+        ConfigError: they hold no object.
+    """
+    pairs = predicted_pairs(folder, anchors, device)
+    ap = coco_scores(pairs).ap
+    if ap is None:
+        raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
+    guesses = rated(pairs)
+    threshold = Segmenter.load(folder, device).models[0].threshold
+    false = np.count_nonzero(~guesses.right & (guesses.scores >= threshold))
+    return AnchorFigures(ap, float(false / len(pairs)), *_calibrate(guesses))
 
 
 def measure(
     folder: Path,
-    anchors: str | Path,
-    interactions: Iterable[tuple[Episode, Sequence[ItemMask]]],
+    anchors: AnchorFigures,
+    interactions: Iterable[tuple[Episode, Sequence[ItemMask], np.ndarray | None, str]],
     device: str = "cpu",
 ) -> Measured:
-    """Measure a model.
+    """Measure a model on held-out interactions.
 
     Args:
         folder: of the model.
-        anchors: COCO annotation file of the held-out anchors.
-        interactions: the held-out episodes, with the items that are known in their frames before.
+        anchors: its figures on the anchors, which calibrate its scores.
+        interactions: the held-out episodes, with the items that are known in their frames before, the mask
+            that the grasp has refuted (H, W) bool, or None, and the scene.
         device: where the network runs.
-
-    Raises:
-        ConfigError: the anchors hold no object.
     """
-    pairs = predicted_pairs(folder, anchors, device)
-    anchor_ap = coco_scores(pairs).ap
-    if anchor_ap is None:
-        raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
-    segmenter = Segmenter.load(folder, device)
-    found: dict[str, list[float]] = {}
-    for episode, items in interactions:
+    # All guesses: what a threshold hides depends on the very boldness that must not count.
+    segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
+    found: dict[tuple[str, str], list[float]] = {}
+    for number, (episode, items, refuted, scene) in enumerate(interactions):
         frame = episode.before.frame
         try:
             instances = segmenter(frame.image, frame.depth)
         except ModelError:  # a model that needs depth finds nothing where there is none
             instances = Instances.empty(*frame.image.shape[:2])
+        chances = anchors.calibrated(instances.scores)
         masks = [item.unpacked() for item in items]
-        for item, quality in zip(items, qualities(masks, instances), strict=True):
-            found.setdefault(item.item, []).append(quality)
+        for item, quality in zip(items, qualities(masks, instances, chances), strict=True):
+            found.setdefault((scene, item.item), []).append(quality)
+        if refuted is not None:
+            (quality,) = qualities([refuted], instances, chances, at_least=SAME_MASK)
+            found[scene, f"refuted {number}"] = [1 - quality]
     # The same item in ten frames is not ten witnesses.
     heldout = np.array([float(np.mean(values)) for values in found.values()])
-    guesses = rated(pairs)
-    score = float(guesses.scores[guesses.right].mean()) if guesses.right.any() else 0.0
-    return Measured(anchor_ap, score, heldout)
+    return Measured(anchors, heldout, tuple(scene for scene, _ in found))
 
 
-def qualities(masks: Iterable[np.ndarray], instances: Instances) -> list[float]:
-    """For each of N masks (H, W) bool the highest IoU times score of an item; 0 where none touches it.
+def qualities(
+    masks: Iterable[np.ndarray],
+    instances: Instances,
+    chances: np.ndarray,
+    at_least: float | None = None,
+) -> list[float]:
+    """For each of N masks (H, W) bool the highest IoU times chance of an item; 0 where none touches it.
 
     Instances share no pixel, so that guessing many shapes does not help.
+
+    Args:
+        masks: that are looked for.
+        instances: M of them.
+        chances: (M,) to be right.
+        at_least: count the chance alone of those that overlap a mask by more than this.
     """
     names = [category_name(name) for name in instances.class_names]
     items = [row for row in range(len(instances)) if names[int(instances.classes[row])] != CONTAINER]
@@ -178,6 +282,29 @@ def qualities(masks: Iterable[np.ndarray], instances: Instances) -> list[float]:
             int(shared[instances.labels[row]]) / (size + int(areas[row]) - int(shared[instances.labels[row]]))
             for row in items
         ]
-        scores = [float(instances.scores[row]) for row in items]
-        result.append(max((o * s for o, s in zip(overlaps, scores, strict=True)), default=0.0))
+        if at_least is not None:
+            overlaps = [float(overlap > at_least) for overlap in overlaps]
+        rates = [float(chances[row]) for row in items]
+        result.append(max((o * r for o, r in zip(overlaps, rates, strict=True)), default=0.0))
     return result
+
+
+def _logit(scores: np.ndarray) -> np.ndarray:
+    clipped = np.clip(np.asarray(scores, np.float64), 1e-4, 1 - 1e-4)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+def _calibrate(guesses: Guesses) -> tuple[float, float]:
+    """Slope and offset of the logistic regression from the logit of a score to being right (Platt)."""
+    x = np.stack([_logit(guesses.scores), np.ones(len(guesses.scores))], 1)
+    weights, start = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+    for _ in range(ROUNDS):
+        p = 1 / (1 + np.exp(-(x @ weights)))
+        gradient = x.T @ (p - guesses.right) + PRIOR * (weights - start)
+        curvature = (x * np.maximum(p * (1 - p), 1e-6)[:, None]).T @ x + PRIOR * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step * min(1.0, 2.0 / max(1e-9, float(np.linalg.norm(step))))
+        if np.abs(step).max() < 1e-7:
+            break
+    # A model whose scores say nothing, or the wrong way round, has no better than equal chances.
+    return max(0.0, float(weights[0])), float(weights[1])

@@ -3,56 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
 
-from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, DataError, ModelError
-from rise_perception.core.files import write_json
+import numpy as np
+
+from rise_perception.core.errors import DataError, ModelError
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
-from rise_perception.grasp_learning.labelling.episode_labels import Verdict
+from rise_perception.grasp_learning.labelling.failures import refuted_mask
 from rise_perception.grasp_learning.labelling.label_propagation import (
     ItemMask,
     KnownItems,
     beside,
     known_items,
 )
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import (
-    GateConfig,
+    AnchorFigures,
     GateDecision,
     Measured,
     gate_candidate,
     measure,
+    measure_anchors,
 )
-from rise_perception.grasp_learning.update.model_store import ModelStore, StoredModel
-from rise_perception.grasp_learning.update.scenes import rejection_reason
+from rise_perception.grasp_learning.update.memory import read_memory, write_memory
+from rise_perception.grasp_learning.update.model_store import Current, ModelStore, StoredModel
+from rise_perception.grasp_learning.update.outcomes import OutcomeReader, fit_pick_success, information
+from rise_perception.grasp_learning.update.probation import CERTAIN, picks_worse, weights_of
+from rise_perception.grasp_learning.update.scene_split import SceneSplit
+from rise_perception.grasp_learning.update.selection import EpisodeCheck, faulty_scenes, sampled
 from rise_perception.grasp_learning.update.update import (
     Progress,
     Stopped,
-    UpdateConfig,
     interpolate_weights,
     train_candidate,
 )
-from rise_perception.grasp_learning.update.update_log import write_down
-from rise_perception.network.checkpoint import file_checksum
+from rise_perception.grasp_learning.update.update_log import complete_history, write_down
+from rise_perception.inference.pick_success import CARD_KEY
+from rise_perception.network.card import ModelCard, file_checksum
 
-#: What the learner remembers, in the folder of the models.
-MEMORY = "learner.json"
-#: Verdicts that may come with labels.
-USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE)
-#: Rejected candidates that an episode may have had a part in before it is left out.
-MAX_FAILURES = 3
-#: How often a candidate that forgets anchors is drawn back towards the serving model, and to which part.
+#: How often a candidate that forgets anchors is drawn back towards the first model, and to which part.
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
+#: Versions whose figures on the anchors are remembered.
+MAX_MEASURED = 50
+#: The head that foretells outcomes is fitted again when so many are new, and so large a share.
+NEW_OUTCOMES, NEW_OUTCOME_SHARE = 5, 0.25
 
 
 class TooFewEpisodesError(DataError):
@@ -60,78 +61,8 @@ class TooFewEpisodesError(DataError):
 
 
 @dataclass(frozen=True)
-class LearnerConfig:
-    """What the learner learns from, and when.
-
-    Attributes:
-        anchors: labelled sources that are replayed in every update.
-        heldout_anchors: COCO annotation file of other images, on which nothing may be lost.
-        update: how a candidate is trained.
-        gate: what it has to reach.
-        min_new: episodes that have to be new before an update begins by itself.
-        most_new: new episodes that one update takes, the oldest first.
-        new_fraction: share of the new ones among an update's episodes; the others are replayed.
-        heldout_fraction: fraction of the time, and of recordings, whose episodes validate and are never
-            learned from.
-        heldout_cycle: seconds after which that comes round: :func:`is_held_out`.
-        most_heldout: the newest of them that are looked at.
-        device: where networks run.
-    """
-
-    anchors: tuple[str, ...]
-    heldout_anchors: str
-    update: UpdateConfig = field(default_factory=UpdateConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
-    min_new: int = 8
-    most_new: int = 64
-    new_fraction: float = 0.25
-    heldout_fraction: float = 0.25
-    heldout_cycle: float = 120.0
-    most_heldout: int = 60
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if not self.anchors or not self.heldout_anchors:
-            raise ConfigError(
-                "no labelled anchors to replay, or none held out for the gate; name both (`rise scenes` "
-                "makes some): without them nothing shows what an update destroys"
-            )
-        for name in ("new_fraction", "heldout_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.most_new < 1 or not self.heldout_cycle > 0:
-            raise ConfigError(
-                f"most_new is {self.most_new} and heldout_cycle {self.heldout_cycle}; both must be above 0"
-            )
-        if self.min_new < 1 or self.most_heldout < self.gate.min_heldout:
-            raise ConfigError(
-                f"min_new is {self.min_new} and most_heldout {self.most_heldout}; they must be at least 1 "
-                f"and gate.min_heldout ({self.gate.min_heldout})"
-            )
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What outlasts the process.
-
-    Attributes:
-        learned: ids of the episodes that a promoted candidate was trained on.
-        failures: id -> rejected candidates that it had a part in.
-        rejected: candidates that the gate refused.
-        last_verdict: why the last candidate was promoted or rejected.
-        paused: nothing is learned until somebody resumes.
-    """
-
-    learned: tuple[str, ...] = ()
-    failures: dict[str, int] = field(default_factory=dict)
-    rejected: int = 0
-    last_verdict: str = ""
-    paused: bool = False
-
-
-@dataclass(frozen=True)
 class Survey:
-    """The episodes: all, usable ones, of these new ones, and bytes."""
+    """The episodes: all, those that teach or judge, of these new ones, and bytes."""
 
     total: int
     usable: int
@@ -165,6 +96,9 @@ class OnlineLearner:
         models: opened for writing; has begun.
         episodes: the store of episodes, opened for reading.
 
+    Attributes:
+        forgotten: why what an earlier process remembered could not be read; empty when it could.
+
     Raises:
         RiseError: the anchors cannot be read.
     """
@@ -177,24 +111,35 @@ class OnlineLearner:
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
-        self.memory = self._remembered()
+        self.memory, self.forgotten = read_memory(models.root)
+        self.scenes = SceneSplit(models.root, config.heldout_fraction, config.max_looks)
+        self._check = EpisodeCheck(episodes, depth)
+        self._outcomes = OutcomeReader(episodes)
         self._mutex = Lock()
+        complete_history(models)
 
     # -- what there is -----------------------------------------------------------------------------
 
     def survey(self) -> Survey:
-        """Count the episodes; frames are not read."""
-        entries = self.episodes.entries()
-        usable = [entry for entry in entries if entry.verdict in USABLE]
+        """Count the episodes; the frames of each are read once."""
+        entries = self._entries()
+        usable = [entry for entry in entries if self._trusted(entry)]
         new = [entry for entry in usable if self._is_new(entry)]
         return Survey(len(entries), len(usable), len(new), sum(entry.size for entry in entries))
 
     def is_due(self) -> bool:
         """True when enough new episodes wait, enough can judge, and nobody has paused."""
-        if self.memory.paused or self.survey().new < self.config.min_new:
-            return False
-        validation = [e for e in self.episodes.entries() if e.verdict in USABLE and self._validates(e)]
-        return len(validation) >= self.config.gate.min_heldout
+        return not self.waiting()
+
+    def waiting(self) -> str:
+        """Why no update is due; empty when one is."""
+        if self.memory.paused:
+            return "paused by request"
+        usable = [entry for entry in self._entries() if self._trusted(entry)]
+        new = sum(self._is_new(entry) for entry in usable)
+        if new < self.config.min_new:
+            return f"{new} new episodes teach something, min_new is {self.config.min_new}"
+        return self._too_few_judges([e for e in usable if self.scenes.judges(e)])
 
     def pause(self, paused: bool) -> None:
         """Stop or resume; outlasts the process."""
@@ -203,15 +148,118 @@ class OnlineLearner:
     def reset(self) -> StoredModel:
         """Serve what the store of models began with; every episode is new to it."""
         current = self.models.reset()
-        self._remember(learned=(), failures={})
+        self._remember(learned=(), tried=(), quarantined=(), looks=0)
         return self.models.find(current.version)
 
-    def _validates(self, entry: Entry) -> bool:
-        return is_held_out(entry, self.config.heldout_fraction, self.config.heldout_cycle)
+    def rollback(self, version: str = "") -> Current:
+        """Serve an earlier version, and learn no more from what the versions since were trained on.
+
+        Raises:
+            ModelError: there is none, or it is damaged; nothing has changed then.
+        """
+        left = self.models.serving()
+        current = self.models.rollback(version)
+        kept = set(self.models.find(current.version).facts.get("episodes", ()))
+        behind = set(left.facts.get("episodes", ())) - kept
+        self._remember(quarantined=tuple(sorted({*self.memory.quarantined, *behind})))
+        return current
+
+    def _entries(self) -> list[Entry]:
+        entries = self.episodes.entries()
+        self.scenes.refresh(self.episodes, entries)
+        return entries
+
+    def _trusted(self, entry: Entry) -> bool:
+        """Whether an episode shows something, and nobody has taken back what was learned from it."""
+        return entry.id not in self.memory.quarantined and not self._check.objection(entry)
 
     def _is_new(self, entry: Entry) -> bool:
-        known = entry.id in self.memory.learned or entry.id in self.memory.failures
-        return not known and not self._validates(entry)
+        known = entry.id in self.memory.learned or entry.id in self.memory.tried
+        return not known and not self.scenes.judges(entry)
+
+    def _too_few_judges(self, judging: Sequence[Entry]) -> str:
+        count, scenes = len(judging), len({self.scenes.scene(e) for e in judging})
+        gate = self.config.gate
+        if count >= gate.min_heldout and scenes >= gate.min_scenes:
+            return ""
+        return (
+            f"{count} held-out episodes of {scenes} scenes can judge a candidate, gate.min_heldout is "
+            f"{gate.min_heldout} and gate.min_scenes {gate.min_scenes}; capture more grasps"
+        )
+
+    # -- outcomes ----------------------------------------------------------------------------------
+
+    def learn_outcomes(self) -> StoredModel | None:
+        """Fit what foretells the success of a grasp; a version with it serves when it tells something.
+
+        It costs milliseconds, and learns from every grasp at a mask.
+
+        Returns:
+            the version that serves now; None when nothing has changed.
+        """
+        if self.memory.paused:
+            return None
+        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        outcomes = self._outcomes.read(believed, self.scenes.scene)
+        fitted = self.memory.outcomes
+        if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_SHARE * fitted):
+            return None
+        self._remember(outcomes=len(outcomes))
+        head, told = fit_pick_success(list(outcomes.values())), information(list(outcomes.values()))
+        if head is None or not told > 0:
+            return None
+        serving = self.models.serving()
+        name = f"{serving.card.name.split('-picks')[0]}-picks{len(outcomes)}"
+        card = dataclasses.replace(serving.card, name=name, metrics={CARD_KEY: head.to_json()})
+        reason = f"pick success of {len(outcomes)} grasps tells {told:.3f} nats a grasp of other scenes"
+        facts: dict[str, object] = {
+            **{k: serving.facts[k] for k in ("anchor_ap", "heldout") if k in serving.facts},
+            "parent": serving.version,
+            "note": reason,
+            "accepted": True,
+            "episodes": sorted({*serving.facts.get("episodes", ()), *outcomes}),
+        }
+        with self.models.workplace() as place:
+            self.models.copy_weights(serving, place)
+            self.models.add(place, card, facts)
+        try:
+            self.models.promote(card.version, serving.version)
+        except ModelError:  # somebody rolled back meanwhile
+            return None
+        said = {"verdict": "promoted", "reason": reason, "candidate": card.version, "parent": serving.version}
+        write_down(self.models.root, {**said, "episodes": len(outcomes)})
+        return self.models.find(card.version)
+
+    def watch(self) -> Current | None:
+        """Take serving weights back whose grasps succeed less often than those before them.
+
+        Returns:
+            what serves instead; None when nothing has changed.
+        """
+        serving, current = self.models.serving(), self.models.current()
+        if current is None or self.memory.paused:
+            return None
+        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        outcomes = list(self._outcomes.read(believed, self.scenes.scene).values())
+        loss = picks_worse(outcomes, serving.version)
+        earlier = [v for v in current.history if weights_of(v) != weights_of(serving.version)]
+        if loss < CERTAIN or not earlier:
+            return None
+        try:
+            result = self.rollback(earlier[-1])
+        except ModelError:  # it has gone to make room
+            return None
+        reason = f"{serving.version} picks worse than {earlier[-1]} before it (probability {loss:.3f})"
+        self._remember(last_verdict=f"taken back: {reason}")
+        write_down(
+            self.models.root, {"verdict": "taken back", "reason": reason, "candidate": serving.version}
+        )
+        return result
+
+    def _head(self) -> dict[str, object]:
+        """What the serving card says about pick success."""
+        metrics = self.models.serving().card.metrics
+        return {CARD_KEY: metrics[CARD_KEY]} if CARD_KEY in metrics else {}
 
     # -- an update ---------------------------------------------------------------------------------
 
@@ -226,7 +274,7 @@ class OnlineLearner:
         """Train a candidate, measure it and, when it passes the gate, let it serve.
 
         Args:
-            ids: episodes to learn from; empty: the new ones and some to replay, or all when none is new.
+            ids: episodes to learn from; empty: all that are trusted.
             iterations: 0 is the configured budget.
             promote: False keeps the candidate as a version that does not serve.
             report: told how far it is.
@@ -239,8 +287,12 @@ class OnlineLearner:
         """
         stop, begun = stop or Event(), time.monotonic()
         report(Progress("loading"))
-        parent = self.models.serving()
-        heldout, training = self._chosen(parent, ids)
+        serving, base = self.models.serving(), self.models.base()
+        heldout, training, fault = self._chosen(ids)
+        if fault:
+            failed = Update(GateDecision(False, fault), False, "")
+            self._conclude(failed, training, {"parent": serving.version})
+            return failed
         budget = self.config.update
         if iterations:
             budget = dataclasses.replace(budget, iterations=iterations)
@@ -248,33 +300,23 @@ class OnlineLearner:
             source = (self.episodes, training, self._known(training, judging=False))
             try:
                 card, steps = train_candidate(
-                    budget, parent, self.config.anchors, source, place, report, stop, self.config.device
+                    budget, base, self.config.anchors, source, place, report, stop, self.config.device
                 )
             except ModelError as error:  # the loss ran away: a rejected candidate, like any other
                 failed = Update(GateDecision(False, f"the training failed: {error}"), False, "")
-                self._conclude(failed, training, {"parent": parent.version})
+                self._conclude(failed, training, {"parent": serving.version})
                 return failed
             report(Progress("validating", steps, budget.iterations))
-            serving = self._measured(parent.folder, heldout, stop)
-            # KnownItems by its content: another file under the same name is another measure.
-            measure_of = file_checksum(Path(self.config.heldout_anchors))
-            line = parent.facts.get("best_anchors", {})
-            best = max(serving.anchor_ap, line.get(measure_of, 0.0))
-            candidate = self._measured(place, heldout, stop)
-            decision = gate_candidate(serving, candidate, self.config.gate, best)
-            for _ in range(DRAWN_BACK):
-                if not decision.forgets:
-                    break
-                card = interpolate_weights(place, parent, PART_OF_THE_WAY)
-                candidate = self._measured(place, heldout, stop)
-                decision = gate_candidate(serving, candidate, self.config.gate, best)
+            card, decision, before, candidate = self.judge(place, card, heldout, stop)
+            card = dataclasses.replace(card, metrics={**card.metrics, **self._head()})
             facts = {
-                "parent": parent.version,
+                "parent": serving.version,
+                "base": base.version,
                 "note": f"{len(training)} episodes, {steps} steps; {decision.reason}",
                 "accepted": decision.accepted and promote,
                 "anchor_ap": candidate.anchor_ap,
                 "heldout": candidate.heldout_mean,
-                "best_anchors": line | {measure_of: best},
+                "episodes": sorted({*serving.facts.get("episodes", ()), *(e.id for e in training)}),
             }
             if stop.is_set():
                 raise Stopped
@@ -283,135 +325,144 @@ class OnlineLearner:
         promoted = decision.accepted and promote
         if promoted:
             try:
-                self.models.promote(card.version, parent.version)
+                self.models.promote(card.version, serving.version)
             except ModelError as error:
                 promoted, decision = False, GateDecision(False, str(error))
-        result = Update(decision, promoted, card.version, serving, candidate)
+        result = Update(decision, promoted, card.version, before, candidate)
         measured = {
-            "parent": parent.version,
+            "parent": serving.version,
             "steps": steps,
             "seconds": round(time.monotonic() - begun, 1),
-            "anchor_ap": [serving.anchor_ap, candidate.anchor_ap],
-            "heldout": [serving.heldout_mean, candidate.heldout_mean],
+            "anchor_ap": [before.anchor_ap, candidate.anchor_ap],
+            "heldout": [before.heldout_mean, candidate.heldout_mean],
         }
+        self.scenes.looked(self.scenes.scene(e) for e in heldout)
         self._conclude(result, training, measured)
         return result
 
-    def _measured(self, folder: Path, heldout: list[Entry], stop: Event) -> Measured:
-        """A model's figures.
+    def judge(
+        self, place: Path, card: ModelCard, heldout: list[Entry], stop: Event
+    ) -> tuple[ModelCard, GateDecision, Measured, Measured]:
+        """The gate's decision on the candidate in ``place``; one that forgets is drawn back and tried again.
+
+        Args:
+            place: folder of the candidate; the weights in it may be replaced.
+            card: of the candidate.
+            heldout: episodes of :meth:`heldout`.
+            stop: ends it early.
+
+        Returns:
+            the card of what is in ``place`` then; the decision, the serving model's and the candidate's
+            figures.
 
         Raises:
             Stopped: by ``stop``.
         """
-        found = measure(folder, self.config.heldout_anchors, self._read(heldout), self.config.device)
+        serving, base = self.models.serving(), self.models.base()
+        first = self._anchors(base.folder, base.version, stop)
+        before = self._measured(serving.folder, self._anchors(serving.folder, serving.version, stop), heldout)
+        looks = self.memory.looks + 1
+        for drawn in range(1 + DRAWN_BACK):
+            if drawn:
+                card = interpolate_weights(place, base, PART_OF_THE_WAY)
+            candidate = self._measured(place, self._anchors(place, "", stop), heldout)
+            if stop.is_set():
+                raise Stopped
+            decision = gate_candidate(before, candidate, first, self.config.gate, looks)
+            if not decision.forgets:
+                break
+        return card, decision, before, candidate
+
+    def _anchors(self, folder: Path, version: str, stop: Event) -> AnchorFigures:
+        """A model's figures on the held-out anchors; those of a ``version`` are measured once.
+
+        Raises:
+            Stopped: by ``stop``.
+        """
+        # By the anchors' content: another file under the same name is another measure.
+        key = (
+            f"{weights_of(version)} {file_checksum(Path(self.config.heldout_anchors))[:16]}"
+            if version
+            else ""
+        )
+        if key and key in self.memory.anchors:
+            return AnchorFigures(*self.memory.anchors[key])
+        found = measure_anchors(folder, self.config.heldout_anchors, self.config.device)
         if stop.is_set():
             raise Stopped
+        if key:
+            kept = list(self.memory.anchors.items())[1 - MAX_MEASURED :]
+            self._remember(anchors=dict([*kept, (key, list(dataclasses.astuple(found)))]))
         return found
 
-    def _chosen(self, parent: StoredModel, ids: Sequence[str]) -> tuple[list[Entry], list[Entry]]:
-        """Held-out episodes, and those to learn from."""
-        depth = parent.card.network.sees_depth
-        good = [entry for entry in self.episodes.entries() if entry.verdict in USABLE]
-        heldout = [e for e in good if self._validates(e)][::-1][: self.config.most_heldout]
-        heldout = [e for e in heldout if not self._objection(e, depth)]
-        if len(heldout) < self.config.gate.min_heldout:
-            raise TooFewEpisodesError(
-                f"{len(heldout)} held-out episodes can judge a candidate, gate.min_heldout is "
-                f"{self.config.gate.min_heldout}; capture more grasps"
-            )
-        training = [e for e in good if not self._validates(e)]
+    def _measured(self, folder: Path, anchors: AnchorFigures, heldout: list[Entry]) -> Measured:
+        return measure(folder, anchors, self._read(heldout), self.config.device)
+
+    def heldout(self) -> list[Entry]:
+        """The episodes that judge, the newest first."""
+        judging = [e for e in self._entries() if self._trusted(e) and self.scenes.judges(e)]
+        return judging[::-1][: self.config.max_heldout]
+
+    def _chosen(self, ids: Sequence[str]) -> tuple[list[Entry], list[Entry], str]:
+        """Held-out episodes, those to learn from, and why none of them can be believed."""
+        good = [entry for entry in self._entries() if self._trusted(entry)]
+        judging = [e for e in good if self.scenes.judges(e)]
+        if problem := self._too_few_judges(judging):
+            raise TooFewEpisodesError(problem)
+        training = [e for e in good if not self.scenes.judges(e)]
         if ids:
             unknown = sorted(set(ids) - {e.id for e in training})
             if unknown:
                 raise DataError(
                     f"episode {unknown[0]!r} is not stored, teaches nothing, or is held out to judge"
                 )
-            chosen = [e for e in training if e.id in set(ids)]
-        else:
-            new = [e for e in training if self._is_new(e)]
-            failures = self.memory.failures
-            old = [e for e in training if e not in new and failures.get(e.id, 0) < MAX_FAILURES]
-            new = new[: self.config.most_new]
-            chosen = new + replayed(old, len(new), self.config.new_fraction, seed=len(self.memory.learned))
-        useless = [e for e in chosen if self._objection(e, depth)]
-        if useless:  # or they would count as new for ever
-            self._remember(failures=self.memory.failures | {e.id: MAX_FAILURES for e in useless})
-        chosen = [e for e in chosen if e not in useless]
-        if not chosen:
-            raise TooFewEpisodesError("no stored episode teaches anything new; capture more grasps")
-        return heldout, chosen
-
-    def _objection(self, entry: Entry, depth: bool) -> str:
-        try:
-            return rejection_reason(*self.episodes.read(entry), depth)
-        except DataError as error:  # damaged, or evicted a moment ago
-            return str(error)
+            training = [e for e in training if e.id in set(ids)]
+        if not training:
+            raise TooFewEpisodesError("no stored episode teaches anything; capture more grasps")
+        training = sampled(training, self.config.max_episodes, self._is_new, seed=len(self.memory.tried))
+        both = [*judging, *training]
+        faulty, fault = faulty_scenes(self.episodes, both, self.scenes.scene)
+        if fault:
+            return judging, training, fault
+        judging = [e for e in judging if self.scenes.scene(e) not in faulty]
+        training = [e for e in training if self.scenes.scene(e) not in faulty]
+        if problem := self._too_few_judges(judging):
+            return judging, training, f"{len(faulty)} scenes have outlines beside the edges; {problem}"
+        return judging[::-1][: self.config.max_heldout], training, ""
 
     def _known(self, chosen: list[Entry], judging: bool) -> dict[str, KnownItems]:
         """What is certain in the frames of episodes that all judge, or all teach."""
-        side = [entry for entry in self.episodes.entries() if self._validates(entry) == judging]
+        side = [entry for entry in self.episodes.entries() if self.scenes.judges(entry) == judging]
         return known_items(self.episodes, beside(side, chosen))
 
-    def _read(self, entries: list[Entry]) -> Iterator[tuple[Episode, tuple[ItemMask, ...]]]:
+    def _read(
+        self, entries: list[Entry]
+    ) -> Iterator[tuple[Episode, Sequence[ItemMask], np.ndarray | None, str]]:
         known = self._known(entries, judging=True)
         for entry in entries:
-            episode, _ = self.episodes.read(entry)
-            yield episode, known[entry.id].before
+            episode, labels = self.episodes.read(entry)
+            yield episode, known[entry.id].before, refuted_mask(episode, labels), self.scenes.scene(entry)
 
     # -- what is remembered ------------------------------------------------------------------------
 
     def _conclude(self, result: Update, training: list[Entry], facts: dict[str, object]) -> None:
         """Write an update down, and what it means for its episodes."""
         accepted, memory = result.decision.accepted, self.memory
-        failures, learned = dict(memory.failures), set(memory.learned)
-        for entry in training:
-            if result.promoted:
-                learned.add(entry.id)
-                failures.pop(entry.id, None)
-            elif not accepted and entry.id not in learned:
-                failures[entry.id] = failures.get(entry.id, 0) + 1
+        ids = {entry.id for entry in training}
         stored = {entry.id for entry in self.episodes.entries()}
+        learned = {*memory.learned, *ids} if result.promoted else set(memory.learned)
         verdict = "promoted" if result.promoted else "accepted" if accepted else "rejected"
         self._remember(
             learned=tuple(sorted(learned & stored)),
-            failures={k: v for k, v in failures.items() if k in stored},
+            tried=tuple(sorted({*memory.tried, *(() if accepted else ids)} & stored)),
             rejected=memory.rejected + (not accepted),
+            looks=0 if result.promoted else memory.looks + (result.candidate is not None),
             last_verdict=f"{verdict}: {result.decision.reason}",
         )
         said = {"verdict": verdict, "reason": result.decision.reason, "candidate": result.version}
         write_down(self.models.root, {**said, "episodes": len(training), **facts})
 
-    def _remembered(self) -> Memory:
-        """What an earlier process wrote; nothing, should it be damaged: episodes are then learned again."""
-        try:
-            raw = json.loads((self.models.root / MEMORY).read_text(encoding="utf-8"))
-            return build_config(Memory, {**raw, "learned": tuple(raw["learned"])}, MEMORY)
-        except (OSError, ValueError, KeyError, TypeError, ConfigError):
-            return Memory()
-
     def _remember(self, **changes: object) -> None:
         with self._mutex:  # somebody may pause while an update ends
             self.memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
-            write_json(self.models.root / MEMORY, dataclasses.asdict(self.memory))
-
-
-def is_held_out(entry: Entry, share: float, cycle: float) -> bool:
-    """Whether an episode judges instead of teaching, for ever.
-
-    Grasps that follow each other show the same items, so that they go together: the last ``share`` of every
-    ``cycle`` seconds judges. In recordings it begins at a moment that depends on their session, so that of
-    many short ones a share judges.
-    """
-    length = round(cycle * 1e9)
-    start = int(hashlib.sha256(entry.session.encode()).hexdigest(), 16) % length if entry.session else 0
-    return (entry.stamp + start) % length >= (1 - share) * length
-
-
-def replayed(old: Sequence[Entry], new: int, new_fraction: float, seed: int) -> list[Entry]:
-    """Older episodes to go with ``new`` new ones: corrections first, the others drawn without replacement.
-
-    With no new one, all of them.
-    """
-    count = round(new * (1 - new_fraction) / new_fraction) if new else len(old)
-    shuffled = random.Random(seed).sample(list(old), len(old))
-    return sorted(shuffled, key=lambda entry: entry.verdict != Verdict.CORRECTED)[:count]
+            write_memory(self.models.root, self.memory)

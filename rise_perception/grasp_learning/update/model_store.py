@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,18 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from rise_perception.core.config import build_config
-from rise_perception.core.errors import ConfigError, ModelError
+from rise_perception.core.errors import ConfigError, ModelError, require
 from rise_perception.core.files import flush, write_json
-from rise_perception.network.checkpoint import CARD, WEIGHTS, ModelCard, file_checksum, read_card
+from rise_perception.core.folder_store import FolderStore
+from rise_perception.core.json_files import read_record
+from rise_perception.network.card import CARD, WEIGHTS, ModelCard, file_checksum, read_card
 
 #: The file that says which version serves; replaced as a whole.
 CURRENT = "current.json"
-#: Names that begin like this are being written or removed; no reader looks at them.
-UNFINISHED = "."
 #: Key of a card's ``metrics`` under which the store keeps its own facts.
 FACTS = "store"
 #: Versions that served before and can be gone back to.
 LONGEST_HISTORY = 100
+#: Nanoseconds of the latest ROS time, and the largest number of a message: what is told about versions.
+LATEST, MAX_UINT32 = 2**31 * 10**9 - 1, 2**32 - 1
+_ROLL_BACK = "restore it, or let the learner start again: it serves the newest version that is whole"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -51,6 +51,45 @@ class Current:
     history: tuple[str, ...] = ()
     promoted: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("database_version", "promoted"):
+            value = getattr(self, name)
+            require(0 <= value <= MAX_UINT32, name, value, f"between 0 and {MAX_UINT32}")
+        require(
+            len(self.history) <= LONGEST_HISTORY, "history", len(self.history), f"{LONGEST_HISTORY} at most"
+        )
+        for version in (self.version, self.base, *self.history):
+            require(_NAME.fullmatch(version) is not None, "version", version[:80], "a folder's name")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the store keeps about a version in its card's metrics.
+
+    Attributes:
+        parent: version it was trained from.
+        created: nanoseconds.
+        note: why it was made.
+        kept: it is not removed to make room.
+        accepted: it may serve.
+        anchor_ap, heldout: what the gate measured; None where it measured nothing.
+        base: version whose weights its training began with.
+        episodes: ids of all episodes that it, and what it stands on, was trained or fitted on.
+    """
+
+    parent: str = ""
+    created: int = 0
+    note: str = ""
+    kept: bool = False
+    accepted: bool = False
+    anchor_ap: float | None = None
+    heldout: float | None = None
+    base: str = ""
+    episodes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(0 <= self.created <= LATEST, "created", self.created, f"nanoseconds between 0 and {LATEST}")
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -60,8 +99,7 @@ class StoredModel:
         version: name and checksum; also the folder's name.
         folder: with weights and card.
         card: as it is on the disk.
-        facts: ``parent`` (version it was trained from), ``created`` (nanoseconds), ``note``, ``kept`` (True:
-            is not removed to make room), ``accepted`` (True: it may serve), and what the gate measured.
+        facts: those of :class:`Facts` that are known, checked.
     """
 
     version: str
@@ -72,19 +110,17 @@ class StoredModel:
     @property
     def created(self) -> int:
         """Nanoseconds."""
-        return int(self.facts.get("created", 0))
+        created: int = self.facts.get("created", 0)
+        return created
 
 
 class ModelStore:
     """A folder with one folder a version, and the file :data:`CURRENT`.
 
-    A version is written under a hidden name, flushed, and renamed when both its files are whole; the file
-    that says which one serves is replaced afterwards. So a process that is killed at any moment leaves whole
-    versions and a serving one, and the next writer clears away the rest. Versions are asked for by name
-    only: names have no separators, links are not followed, and a version whose weights do not have the
-    checksum of its card is refused.
-
-    Any number of processes may read; one may write, which a lock sees to. Its threads may share the store.
+    Versions are whole whatever stops the process, and one process writes (:class:`.FolderStore`), whose
+    threads may share the store. The file that says which version serves is replaced when the version is
+    there. Versions are asked for by name only: names have no separators, links are not followed, and a
+    version whose weights do not have the checksum of its card is refused.
     """
 
     def __init__(self, root: str | Path, write: bool = False, max_versions: int = 20) -> None:
@@ -99,55 +135,54 @@ class ModelStore:
         Raises:
             ModelError: there is no store, or another process writes to it.
         """
-        self.root, self.max_versions = Path(root), max_versions
-        self._lock: int | None = None
+        self._folders = FolderStore(root, write, "model store", ModelError)
+        self.root, self.max_versions = self._folders.root, max_versions
         self._mutex = threading.RLock()
         if write:
-            try:
-                self.root.mkdir(parents=True, exist_ok=True)
-                self._lock = os.open(self.root / f"{UNFINISHED}lock", os.O_CREAT | os.O_RDWR, 0o666)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.close()
-                raise ModelError(f"{self.root}: another process writes to this model store") from None
-            except OSError as error:
-                raise ModelError(f"{self.root}: no model store can be made here ({error.strerror})") from None
-            for leftover in self.root.glob(f"{UNFINISHED}*-*"):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                else:
-                    leftover.unlink(missing_ok=True)
             self._repair()
-        elif not self.root.is_dir():
-            raise ModelError(f"{self.root}: no model store there; the learner makes one when it starts")
 
     def close(self) -> None:
         """Let another process write."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._folders.close()
 
     # -- reading -----------------------------------------------------------------------------------
 
     def current(self) -> Current | None:
-        """What serves; None before :meth:`begin`, or when the file is damaged."""
+        """What serves; None before :meth:`begin`, or when the file is damaged (:meth:`damaged` says how)."""
         try:
-            raw = json.loads((self.root / CURRENT).read_text(encoding="utf-8"))
-            raw["history"] = tuple(raw.get("history", ()))
-            return build_config(Current, raw, CURRENT)
-        except (OSError, ValueError, TypeError, AttributeError, ConfigError):
+            return self._current()
+        except ModelError:
             return None
 
+    def _current(self) -> Current:
+        return read_record(self.root / CURRENT, Current, error=ModelError, remedy=_ROLL_BACK)
+
     def versions(self) -> list[StoredModel]:
-        """Every version, newest first; weights are not read."""
-        found = []
-        for folder in self.root.iterdir():
-            if not folder.name.startswith(UNFINISHED) and folder.name != CURRENT:
-                try:
-                    found.append(self._at(folder.name))
-                except ModelError:
-                    continue
-        return sorted(found, key=lambda model: (model.created, model.version), reverse=True)
+        """Every version, newest first; weights are not read, and what is damaged is left out.
+
+        Raises:
+            ModelError: the store has been removed.
+        """
+        return self._look()[0]
+
+    def damaged(self) -> list[str]:
+        """A sentence for everything in the store that cannot be read."""
+        found = self._look()[1]
+        if os.path.lexists(self.root / CURRENT):
+            try:
+                self._current()
+            except ModelError as error:
+                found.append(str(error))
+        return found
+
+    def _look(self) -> tuple[list[StoredModel], list[str]]:
+        found, problems = [], []
+        for folder in self._folders.entries():
+            try:
+                found.append(self._at(folder.name))
+            except ModelError as error:
+                problems.append(str(error))
+        return sorted(found, key=lambda model: (model.created, model.version), reverse=True), problems
 
     def find(self, name: str) -> StoredModel:
         """A version that may serve, by name and checksum, or the newest of a name; its weights are checked.
@@ -189,12 +224,22 @@ class ModelStore:
         why = "; ".join(problems[:3]) or "it is empty"
         raise ModelError(f"{self.root}: no version can serve ({why}); begin with a shipped model")
 
+    def base(self) -> StoredModel:
+        """The version that the store began with; the serving one where that is damaged or gone."""
+        current = self.current()
+        if current is not None:
+            try:
+                return self.find(current.base)
+            except ModelError:
+                pass
+        return self.serving()
+
     def _at(self, name: str) -> StoredModel:
         folder = self.root / name
         for path in (folder, folder / CARD, folder / WEIGHTS):
-            if path.is_symlink():
+            if os.path.islink(path):
                 raise ModelError(f"{path} is a link; versions are real files inside the model folder")
-        if not (folder / WEIGHTS).is_file():
+        if not os.path.isfile(folder / WEIGHTS):
             raise ModelError(f"{folder} holds no {WEIGHTS}; only safetensors are served")
         card = read_card(folder)
         if card.version != name or not card.checksum:
@@ -202,7 +247,11 @@ class ModelStore:
                 f"{folder} holds {card.version!r}, which is not its name; it was renamed or changed"
             )
         facts = card.metrics.get(FACTS, {})
-        return StoredModel(name, folder, card, facts if isinstance(facts, dict) else {})
+        try:
+            checked = build_config(Facts, facts, f"metrics.{FACTS}")
+        except ConfigError as error:
+            raise ModelError(f"{folder / CARD}: {error}; restore the card, or remove the version") from None
+        return StoredModel(name, folder, card, {key: getattr(checked, key) for key in facts})
 
     @staticmethod
     def _checked(model: StoredModel) -> StoredModel:
@@ -226,16 +275,15 @@ class ModelStore:
                 self._set(Current(base.version, 1, base.version))
             return self.serving()
 
+    def copy_weights(self, model: StoredModel, place: Path) -> None:
+        """Put the weights of a version, checked, into a :meth:`workplace`."""
+        _copy(model.folder, place)
+
     @contextmanager
     def workplace(self) -> Iterator[Path]:
         """A hidden folder of the store, removed in the end, for a model before it gets its name."""
-        self._must_write()
-        place = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}incoming-", dir=self.root))
-        place.chmod(0o755)  # mkdtemp makes folders private; a segmentation node may run as another user
-        try:
+        with self._folders.workplace() as place:
             yield place
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
 
     def add(self, place: Path, card: ModelCard, facts: dict[str, Any]) -> StoredModel:
         """Make the model in a :meth:`workplace` a version.
@@ -248,7 +296,7 @@ class ModelStore:
             card: of these weights.
             facts: see :class:`StoredModel`; ``created`` is added.
         """
-        self._must_write()
+        self._folders.must_write()
         _check_name(card.version)
         facts = {"created": time.time_ns(), **facts}
         card = dataclasses.replace(card, metrics={**card.metrics, FACTS: facts})
@@ -263,9 +311,7 @@ class ModelStore:
             else:
                 write_json(place / CARD, dataclasses.asdict(card))
                 flush(place / WEIGHTS)
-                flush(place)
-                os.replace(place, target)
-                flush(self.root)
+                self._folders.keep(place, card.version)
                 self._make_room(card.version)
             return self._checked(self._at(card.version))
 
@@ -329,7 +375,7 @@ class ModelStore:
                     "note": note[:1000],
                     "kept": True,
                     "accepted": True,
-                    "best_anchors": serving.facts.get("best_anchors", {}),  # no way around what was lost
+                    "episodes": serving.facts.get("episodes", []),
                 }
                 return self.add(place, card, facts)
 
@@ -347,7 +393,7 @@ class ModelStore:
         )
 
     def _set(self, current: Current) -> Current:
-        self._must_write()
+        self._folders.must_write()
         write_json(self.root / CURRENT, dataclasses.asdict(current))
         flush(self.root)
         return current
@@ -379,13 +425,7 @@ class ModelStore:
             needed |= {current.version, current.base, *current.history[-1:]}
         spare = [m for m in reversed(models) if m.version not in needed and not m.facts.get("kept")]
         for model in spare[: max(0, len(models) - self.max_versions)]:
-            trash = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}trash-", dir=self.root))
-            os.replace(model.folder, trash)
-            shutil.rmtree(trash, ignore_errors=True)
-
-    def _must_write(self) -> None:
-        if self._lock is None:
-            raise ModelError(f"{self.root}: this model store was opened for reading; open it with write=True")
+            self._folders.discard(model.folder)
 
 
 def _check_name(name: str) -> None:

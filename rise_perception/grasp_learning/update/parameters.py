@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import GateConfig
-from rise_perception.grasp_learning.update.learner import LearnerConfig
 from rise_perception.grasp_learning.update.update import UpdateConfig
 
 _About = tuple[str, "tuple[float, float] | None"]
 _UPDATE: dict[str, _About] = {
+    "parameters": ("What an update trains: adapter (norms, biases, class heads) or all.", None),
     "iterations": ("Most steps of an update.", (1, 1_000_000)),
     "seconds": ("Most seconds of an update's training.", (1.0, 1e6)),
     "batch": ("Views of anchors in a step, an even number.", (2, 256)),
@@ -20,18 +21,22 @@ _UPDATE: dict[str, _About] = {
     "threads": ("CPU threads of the learner.", (1, 64)),
 }
 _GATE: dict[str, _About] = {
-    "max_anchor_drop": ("AP that a candidate may lose on the held-out anchors.", (0.0, 1.0)),
-    "min_gain": ("Mean IoU times score that it has to win on the held-out interactions.", (0.0, 1.0)),
-    "certainty": ("Standard errors by which that gain lies above zero.", (0.0, 10.0)),
-    "min_heldout": ("Held-out episodes below which nothing is judged.", (2, 10_000)),
+    "max_anchor_drop": (
+        "AP that a candidate may lose on the held-out anchors against the first model.",
+        (0.0, 1.0),
+    ),
+    "max_false_rise": ("Share by which false masks on the anchors may become more.", (0.0, 10.0)),
+    "min_gain": ("Mean quality that it has to win on the held-out interactions.", (0.0, 1.0)),
+    "significance": ("Chance that a promotion is luck, spent over the candidates.", (0.0001, 0.5)),
+    "min_heldout": ("Held-out items below which nothing is judged.", (2, 10_000)),
+    "min_scenes": ("Scenes that they have to come from.", (1, 1000)),
 }
 _LEARNER: dict[str, _About] = {
     "device": ("Where the networks of the learner run: cpu, cuda, cuda:1 or another.", None),
     "min_new": ("New episodes that begin an update by itself.", (1, 100_000)),
-    "most_new": ("New episodes that one update takes, the oldest first.", (1, 100_000)),
-    "new_fraction": ("Share of new episodes in an update; the others are replayed.", (0.01, 0.99)),
-    "heldout_fraction": ("Share of the time whose episodes judge and are never learned from.", (0.01, 0.99)),
-    "heldout_cycle": ("Seconds after which that time comes round.", (1.0, 1e6)),
+    "max_episodes": ("Episodes that one update learns from, of all that are trusted.", (1, 100_000)),
+    "heldout_fraction": ("Share of the scenes that judge candidates.", (0.01, 0.99)),
+    "max_looks": ("Candidates after which a scene has judged enough, and teaches.", (1, 10_000)),
 }
 #: name: default, sentence, range of a number.
 PARAMETERS: dict[str, tuple[Any, str, tuple[float, float] | None]] = {

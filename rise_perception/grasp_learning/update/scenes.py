@@ -3,7 +3,8 @@
 What an episode shows for certain becomes a target. What was predicted there, and is seen again unmoved, has
 an identity in both frames and teaches the embeddings; its mask is a guess and no target. Everything else in
 the picture is unknown: neither an object nor background. The robot goes along as an object of its own
-identity, so that it stays where it is in the picture, whatever is done to that: nothing is learned there.
+identity, so that it stays where it is in the picture, whatever is done to that: nothing is learned there. So
+does a mask that a failed grasp has refuted: there, it is learned that nothing is.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from rise_perception.data.coco import LabelledImage
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
+from rise_perception.grasp_learning.labelling.failures import refuted_mask
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.network.config import NetworkConfig
 from rise_perception.synthesis.bank import SeededBank
@@ -31,6 +33,10 @@ from rise_perception.training.sequence import FIRST_PASTED
 FIRST_UNMOVED = 500_000
 #: The identity of the robot, which is no object: labels of predictions end before it.
 ROBOT = FIRST_PASTED - 1
+#: The identity of a mask that shows no object.
+NOTHING = FIRST_PASTED - 2
+#: A refuted mask of which more than this share lies on known items refutes nothing any more.
+ON_ITEMS = 0.1
 #: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
 MIN_CONTRAST = 4.0
 #: For the bank: an anchor image has about this many objects for the one of an episode.
@@ -54,9 +60,9 @@ def rejection_reason(episode: Episode, episode_labels: EpisodeLabels, with_depth
         episode_labels: the labels of the frame before.
         with_depth: the model sees depth.
     """
-    if not episode_labels.teaches:
+    if not episode_labels.teaches and refuted_mask(episode, episode_labels) is None:
         return f"no label ({episode_labels.reason})"
-    if int(episode_labels.masks.sum((1, 2)).min()) < SMALLEST:
+    if episode_labels.teaches and int(episode_labels.masks.sum((1, 2)).min()) < SMALLEST:
         return "a label is too small"
     for side, frame in (("before", episode.before.frame), ("after", episode.after.frame)):
         if float(cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).std()) < MIN_CONTRAST:
@@ -97,7 +103,8 @@ class EpisodeImages:
         if index % 2:
             return self._image(f"{entry.id} after", episode, False, after)
         unmoved = _unmoved(episode, episode_labels, self.network, before[0])
-        return self._image(f"{entry.id} before", episode, True, before, unmoved)
+        refuted = _refuted(episode, episode_labels, before[0])
+        return self._image(f"{entry.id} before", episode, True, before, unmoved, refuted)
 
     def after(self, index: int) -> LabelledImage | None:
         """The frame after of a frame before, with what is known there and what has not moved."""
@@ -123,7 +130,7 @@ class EpisodeImages:
         before, _ = self._certain(entry, episode)
         own = [part[: len(episode_labels.masks)] for part in before]
         image = self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
-        items = image.ids != ROBOT
+        items = (image.ids != ROBOT) & (image.ids != NOTHING)
         return replace(image, masks=image.masks[items], classes=image.classes[items], ids=image.ids[items])
 
     def _certain(self, entry: Entry, episode: Episode) -> tuple[_Objects, _Objects]:
@@ -188,6 +195,14 @@ def _none(episode: Episode) -> _Objects:
     return np.zeros((0, *episode.before.frame.image.shape[:2]), bool), nothing, nothing
 
 
+def _refuted(episode: Episode, labels: EpisodeLabels, certain: np.ndarray) -> _Objects:
+    """The mask that the grasp has refuted, unless later grasps found an item there."""
+    mask = refuted_mask(episode, labels)
+    if mask is None or (len(certain) and (certain.any(axis=0) & mask).sum() > ON_ITEMS * mask.sum()):
+        return _none(episode)
+    return mask[None], np.array([NOTHING], np.int64), np.zeros(1, np.int64)
+
+
 def _unmoved(
     episode: Episode, episode_labels: EpisodeLabels, network: NetworkConfig, certain: np.ndarray
 ) -> _Objects:
@@ -198,6 +213,9 @@ def _unmoved(
     masks = found.label_map[None] == episode_labels.unmoved[:, None, None]
     taken = certain.any(axis=0) if len(certain) else np.zeros(masks.shape[1:], bool)
     free = np.array([(mask & taken).sum() < 0.1 * mask.sum() for mask in masks])
+    refuted = refuted_mask(episode, episode_labels)
+    if refuted is not None:
+        free &= ~(masks & refuted).any(axis=(1, 2))
     masks, labels = masks[free], episode_labels.unmoved[free]
     classes = [_class_of(mask, found, network) for mask in masks]
     return masks, FIRST_UNMOVED + labels.astype(np.int64), np.array(classes, np.int64)

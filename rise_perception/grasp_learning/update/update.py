@@ -1,4 +1,8 @@
-"""One update: the learning room's trainer on anchors and episodes, from the serving weights, in a budget."""
+"""One update: the learning room's trainer on anchors and episodes, from the first weights, in a budget.
+
+Every update begins with the weights that the store began with, and learns from all episodes that are trusted:
+versions do not drift away, and what an update lost is not lost for the next.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +22,33 @@ from rise_perception.core.errors import ConfigError
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.grasp_learning.update.model_store import StoredModel
-from rise_perception.grasp_learning.update.scenes import ROBOT, EpisodeImages, EpisodeScenes, is_certain
-from rise_perception.network.checkpoint import ModelCard, load_model, save_model
+from rise_perception.grasp_learning.update.scenes import (
+    NOTHING,
+    ROBOT,
+    EpisodeImages,
+    EpisodeScenes,
+    is_certain,
+)
+from rise_perception.network.card import ModelCard
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, training_loader, with_plain_errors
-from rise_perception.training.boxes import to_corners
+from rise_perception.training.boxes import iou_and_giou, to_corners
 from rise_perception.training.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
-from rise_perception.training.criterion import LossConfig
+from rise_perception.training.criterion import LossConfig, focal_loss
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import UNKNOWN, SelfSupervisionConfig
 from rise_perception.training.train_state import MovingAverage
-from rise_perception.training.trainer import Trainer
+from rise_perception.training.trainer import Trainer, make_optimiser
 
 #: A query is judged where more than this share of its box, or its centre, lies on a known object.
 JUDGED = 0.3
+#: A query whose box overlaps that of a refuted mask by more (intersection over union) repeats it.
+REPEATS = 0.4
+#: Queries that repeat a mask, for the scale of their loss: an object is matched with about as many.
+REPEATERS = 10
+#: What an update may change.
+PARAMETERS = ("adapter", "all")
 #: Logit of a query that is not judged: its loss and gradient vanish.
 SILENT = -30.0
 #: Share of an update over which the learning rate rises.
@@ -45,12 +62,15 @@ class UpdateConfig:
     """How a candidate is trained.
 
     Attributes:
+        parameters: what is trained: ``adapter``, the norms, the biases and the class heads behind the
+            backbone (some ten thousand numbers, which stay where they are in the network, so that engines
+            are rebuilt or refitted as after any training), or ``all``.
         iterations: most steps.
         seconds: most time they may take.
         batch: views of labelled anchors in a step, an even number.
         episode_batch: views of episodes, likewise.
-        learning_rate: of AdamW; the backbone learns at a tenth of it. Near the highest one that the model was
-            trained with: 5e-4 suits the shipped models, 1e-4 the large network.
+        learning_rate: of AdamW; the backbone learns at a tenth of it. For an adapter well above that of the
+            training; for all weights near the highest one that the model was trained with.
         average: decay of the moving average of the weights, which teaches, and which the candidate is.
         objects: most objects of the bank pasted on an image.
         label_weight: weight of what the episodes and the teacher say, beside the anchors' labels (l4).
@@ -60,11 +80,12 @@ class UpdateConfig:
         seed: of order and augmentation.
     """
 
-    iterations: int = 120
-    seconds: float = 600.0
-    batch: int = 4
+    parameters: str = "adapter"
+    iterations: int = 60
+    seconds: float = 300.0
+    batch: int = 2
     episode_batch: int = 4
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     average: float = 0.98
     objects: int = 4
     label_weight: float = 1.0
@@ -74,6 +95,8 @@ class UpdateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.parameters not in PARAMETERS:
+            raise ConfigError(f"parameters is {self.parameters!r}; it must be one of {', '.join(PARAMETERS)}")
         if self.iterations < 1 or not self.seconds > 0:
             raise ConfigError(
                 f"an update has {self.iterations} iterations and {self.seconds} seconds; both must be above 0"
@@ -111,13 +134,22 @@ class EpisodeTrainer(Trainer):
     In an episode's frame no query is judged that lies off all known and pseudo-labelled objects: what nobody
     knows is not taught as background. What lies on them is: a prediction that holds an item and its neighbour
     is wrong, and learns so. Where the robot is, no query is judged, and nothing the teacher sees is believed.
+    Queries that repeat a refuted mask learn that nothing is there.
     """
 
-    def __init__(self, config: TrainConfig, command: str, device: str, seconds: float) -> None:
+    def __init__(
+        self, config: TrainConfig, command: str, device: str, seconds: float, parameters: str = "all"
+    ) -> None:
         super().__init__(config, command, device)
+        if parameters == "adapter":
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(in_adapter(name, parameter))
+            self.optimiser = make_optimiser(self.network, config.optimisation)
         self._begun, self._seconds = float("nan"), seconds
         self.average = SteadyAverage(self.network, config.optimisation.average)
         self._robots: dict[int, Tensor] = {}  # image of the batch -> (h, w) bool
+        self._refuted: dict[int, Targets] = {}
+        self._seen: QueryOutputs | None = None
 
     @property
     def spent(self) -> float:
@@ -137,34 +169,68 @@ class EpisodeTrainer(Trainer):
 
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
         """See :meth:`rise_perception.training.trainer.Trainer.losses`; the robot is no target."""
-        robots = [targets.ids == ROBOT for targets in batch.targets]
-        self._robots = {i: batch.targets[i].masks[r].any(0) for i, r in enumerate(robots) if bool(r.any())}
-        items = [_kept(targets, ~robot) for targets, robot in zip(batch.targets, robots, strict=True)]
-        return super().losses(replace(batch, targets=items))
+        robots = {i: t.masks[t.ids == ROBOT] for i, t in enumerate(batch.targets)}
+        refuted = {i: t.of(t.ids == NOTHING) for i, t in enumerate(batch.targets)}
+        self._robots = {i: masks.any(0) for i, masks in robots.items() if len(masks)}
+        self._refuted = {i: targets for i, targets in refuted.items() if len(targets)}
+        items = [t.of((t.ids != ROBOT) & (t.ids != NOTHING)) for t in batch.targets]
+        losses, values = super().losses(replace(batch, targets=items))
+        assert self._seen is not None  # `predictions` has run
+        losses["refuted"] = refuted_loss(self._seen, self._refuted, items)
+        losses["total"] = losses["total"] + self.config.loss.unlabelled_weight * losses["refuted"]
+        return losses, values
 
     def pseudo_labels(self, batch: Batch) -> list[Targets]:
         """The certain objects of each episode's scene, and what the teacher sees beside them."""
-        known = [_kept(t, torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
+        known = [t.of(torch.from_numpy(is_certain(t.ids.cpu().numpy()))) for t in batch.targets]
         found = super().pseudo_labels(replace(batch, targets=known))
         first_views = (~batch.labelled).nonzero().flatten()[::2].tolist()
         believed = []
         for seen, i in zip(found, first_views, strict=True):
-            if (robot := self._robots.get(i)) is not None:
-                on_robot = (seen.masks.bool() & robot).sum((1, 2)) > JUDGED * seen.masks.sum((1, 2))
-                seen = _kept(seen, ~on_robot | (seen.ids != UNKNOWN))
+            for region in (self._robots.get(i), self._nothing(i)):
+                if region is not None:
+                    on_it = (seen.masks.bool() & region).sum((1, 2)) > JUDGED * seen.masks.sum((1, 2))
+                    seen = seen.of(~on_it | (seen.ids != UNKNOWN))
             believed.append(seen if len(seen) else known[i])
         return believed
 
     def predictions(self, batch: Batch, pseudo: list[Targets]) -> QueryOutputs:
         """Predictions of which those on what nobody knows are silent."""
         first_views = (~batch.labelled).nonzero().flatten()[::2]
-        return without_unknown(super().predictions(batch, pseudo), first_views, pseudo, self._robots)
+        self._seen = super().predictions(batch, pseudo)
+        return without_unknown(self._seen, first_views, pseudo, self._robots)
+
+    def _nothing(self, image: int) -> Tensor | None:
+        """(h, w) bool, where the refuted masks of an image are."""
+        refuted = self._refuted.get(image)
+        return None if refuted is None else refuted.masks.bool().any(0)
 
 
-def _kept(targets: Targets, kept: Tensor) -> Targets:
-    """The rows of ``targets`` where ``kept`` (N,) bool."""
-    parts = (targets.classes, targets.boxes, targets.masks, targets.ids)
-    return Targets(*(part[kept.to(part.device)] for part in parts))
+def in_adapter(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter belongs to the adapter: norms, biases and class heads behind the backbone."""
+    return not name.startswith("backbone.") and (parameter.ndim <= 1 or "class" in name)
+
+
+def refuted_loss(outputs: QueryOutputs, refuted: Mapping[int, Targets], known: list[Targets]) -> Tensor:
+    """The focal loss of queries that repeat refuted masks: they are to find nothing.
+
+    Args:
+        outputs: predictions on all images of a batch.
+        refuted: image -> its refuted masks.
+        known: the objects of each image; queries on them are judged elsewhere.
+
+    Returns:
+        a scalar: the sum over the output stages, by mask and query.
+    """
+    loss = outputs.logits.sum() * 0.0
+    for image, masks in refuted.items():
+        for stage in [*outputs.auxiliary, outputs]:
+            boxes = stage.boxes[image].detach().float()
+            overlap, _ = iou_and_giou(to_corners(boxes)[:, None], to_corners(masks.boxes)[None])
+            repeats = (overlap > REPEATS).any(1) & ~is_judged(boxes, known[image].boxes)
+            logits = stage.logits[image][repeats].float()
+            loss = loss + focal_loss(logits, torch.zeros_like(logits)).sum() / REPEATERS
+    return loss / max(1, len(refuted))
 
 
 def without_unknown(
@@ -231,8 +297,15 @@ def training_config(
         ),
         # A handful of images says nothing about the statistics of norms.
         network=replace(parent.card.network, pretrained=False, frozen_norm=True),
-        loss=LossConfig(unlabelled_weight=config.label_weight),
-        sequences=SequenceConfig(objects=config.objects),
+        loss=LossConfig(classification=parent.card.classification, unlabelled_weight=config.label_weight),
+        # The views that the update was measured with: x3 has the geometry and the depth of x1.
+        sequences=SequenceConfig(
+            objects=config.objects,
+            strong_scale=(1.0, 1.0),
+            strong_rotation=0.0,
+            strong_flip=0.0,
+            depth_noise=0.0,
+        ),
         self_supervision=SelfSupervisionConfig(teacher="average"),
         optimisation=OptimisationConfig(
             iterations=config.iterations,
@@ -269,7 +342,7 @@ def train_candidate(
         ModelError: the loss is not finite any more.
     """
     full = training_config(config, parent, anchors, out)
-    trainer = EpisodeTrainer(full, "learner", device, config.seconds)
+    trainer = EpisodeTrainer(full, "learner", device, config.seconds, config.parameters)
     trainer.network.train()
     store, entries, known = episodes
     images = EpisodeImages(store, entries, full.network, known)

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from rise_perception.core.config import build_config
 from rise_perception.core.errors import RiseError
+from rise_perception.core.json_files import parse_json
 from rise_perception.inference.engines.backends.torch import TorchRunner
 from rise_perception.inference.engines.build import RUNTIMES, build_engine, milliseconds
 from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.runner import Progress, RuntimeUnavailableError, processor
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.threads import cpu_threads
-from rise_perception.network.checkpoint import ModelCard
+from rise_perception.network.card import ModelCard
 
 #: What is tried on a device; torch is always measured, too. torch-compiled leaves nothing in the cache: each
 #: process that serves with it compiles it again beside its images, so only who names it gets it.
@@ -70,7 +72,11 @@ def choose(
     """
     key = _key(card, spec, device)
     if (known := cache.get("choice", key)) is not None:
-        return Choice(**json.loads(known))
+        try:
+            choice: Choice = build_config(Choice, parse_json(known, "choice"), "choice")
+            return choice
+        except RiseError as error:  # of another version of this package
+            cache.drop("choice", key, f"is none that is understood ({error})")
     torch_runner = TorchRunner(network, dataclasses.replace(spec, precision="fp32"), "torch-eager", device)
     progress("measure torch", math.nan)
     times = {"torch fp32": milliseconds(torch_runner, card, spec)}

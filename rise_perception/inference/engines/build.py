@@ -35,7 +35,7 @@ from rise_perception.inference.engines.runner import (
     RuntimeUnavailableError,
 )
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.network.checkpoint import ModelCard
+from rise_perception.network.card import ModelCard
 
 #: Runtimes that serve exported graphs, by the name that a user gives.
 RUNTIMES: dict[str, Runtime] = {

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from rise_perception.core.errors import RiseError
 from rise_perception.core.files import write_bytes, write_json
+from rise_perception.core.json_files import read_json
 
 #: Bytes that a cache may take. Every set of weights that live learning promotes brings a graph and an engine.
 MAX_BYTES = 4 << 30
@@ -86,9 +87,9 @@ class EngineCache:
             return None
         try:
             self._use(path)
-            told = json.loads(description.read_text())
+            told = read_json(description, error=CacheError)
             content = path.read_bytes()
-        except (OSError, ValueError) as error:
+        except (OSError, CacheError) as error:
             self.drop(kind, key, f"cannot be read ({error})")
             return None
         if not isinstance(told, dict) or told.get("key") != json.loads(json.dumps(key)):

@@ -16,10 +16,6 @@ from rise_perception.network.deformable_attention import DeformableAttention, Sa
 from rise_perception.network.inputs import MEAN, STD
 from rise_perception.network.rise import RiseNetwork
 
-#: Names of the outputs; order and meaning are those of
-#: :class:`rise_perception.inference.postprocess.DecodedQueries`.
-OUTPUTS = ("probability", "classes", "boxes", "embeddings", "masks")
-
 
 class ColourInput(nn.Module):
     """Letterbox and normalisation of a colour image: two matrix products with constant matrices.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -18,19 +19,18 @@ from torch import nn
 from rise_perception.core.errors import ConfigError, MissingDependencyError, ModelError
 from rise_perception.core.files import write_bytes
 from rise_perception.core.frame import Frame
-from rise_perception.inference.engines.export_module import OUTPUTS, ExportModule
-from rise_perception.inference.engines.feeds import feeds_of
+from rise_perception.inference.engines.export_module import ExportModule
+from rise_perception.inference.engines.feeds import feeds_of, stored_frames
 from rise_perception.inference.engines.parity import Parity, ParityError, compare, limits_of, reference
 from rise_perception.inference.engines.precision import onnx_package, to_half
-from rise_perception.inference.engines.spec import ExportSpec
+from rise_perception.inference.engines.spec import METADATA, OUTPUTS, ExportSpec
+from rise_perception.inference.exported_model import check_values
 from rise_perception.inference.postprocess import DecodedQueries
-from rise_perception.network.checkpoint import ModelCard
+from rise_perception.network.card import ModelCard
 from rise_perception.network.inputs import MEAN, STD
 
 #: LayerNorm is one operator from 17 on, MaxPool takes BF16 from 22 on; 20 is what every runtime reads.
 OPSET = 20
-#: All metadata is one JSON text under this key.
-METADATA = "rise_perception"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def export_graph(network: nn.Module, card: ModelCard, spec: ExportSpec) -> Graph
     if spec.precision != "fp32":
         model = to_half(exact, spec.precision)
     entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA, json.dumps(metadata(card, spec))
+    entry.key, entry.value = METADATA, json.dumps(metadata(card, spec, _check(network, card, spec)))
     for node in model.graph.node:
         del node.metadata_props[:]  # the exporter's notes name files of this machine
         node.doc_string = ""
@@ -92,10 +92,17 @@ def export_graph(network: nn.Module, card: ModelCard, spec: ExportSpec) -> Graph
     return Graph(content, content)
 
 
-def metadata(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
-    """What the file says about itself."""
+def _check(network: nn.Module, card: ModelCard, spec: ExportSpec) -> dict[str, list[Any]]:
+    """What torch finds on the stored frame that an exported file is checked on."""
+    return check_values(reference(network, spec, stored_frames(spec.image, 1), card.score_threshold)[0])
+
+
+def metadata(card: ModelCard, spec: ExportSpec, check: dict[str, list[Any]]) -> dict[str, Any]:
+    """What the file says about itself, enough to serve alone."""
     return {
         "version": card.version,
+        "name": card.name,
+        "network": dataclasses.asdict(card.network),
         "checksum": card.checksum,
         "classes": list(card.network.classes),
         "containers": list(card.network.containers),
@@ -108,6 +115,7 @@ def metadata(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
         "topk": spec.topk,
         "precision": spec.precision,
         "preprocessing": spec.preprocessing,
+        "check": check,
     }
 
 

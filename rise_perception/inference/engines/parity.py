@@ -12,8 +12,9 @@ from torch import nn
 
 from rise_perception.core.errors import RiseError
 from rise_perception.core.frame import Frame
+from rise_perception.inference.decoding import decode_chosen
 from rise_perception.inference.engines.spec import ExportSpec
-from rise_perception.inference.postprocess import DecodedQueries, decode_chosen
+from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import make_input
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from rise_perception.core.errors import ConfigError
 from rise_perception.core.letterbox import Letterbox
 
+#: Names of the outputs; order and meaning are those of
+#: :class:`rise_perception.inference.postprocess.DecodedQueries`.
+OUTPUTS = ("probability", "classes", "boxes", "embeddings", "masks")
+#: All metadata of an exported file is one JSON text under this key.
+METADATA = "rise_perception"
 #: The last is a precision of engines: it is made of the graph in FP32.
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 #: Where the letterbox and the normalisation of colour happen.

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError, processor
+from rise_perception.inference.engines.spec import OUTPUTS
 from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.inference.threads import cpu_threads
 

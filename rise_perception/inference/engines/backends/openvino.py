@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from rise_perception.inference.engines.backends.nncf import check_nncf, quantise
-from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError, processor
+from rise_perception.inference.engines.spec import OUTPUTS
 from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.inference.threads import cpu_threads
 
@@ -49,6 +49,19 @@ def core() -> Any:
     return package().Core()
 
 
+def settings(precision: str) -> dict[str, Any]:
+    """What a model is compiled with, and has to be imported with again.
+
+    An imported model does not keep the precision that it was compiled with: without the hint OpenVINO takes
+    the processor's default, which is BF16 wherever the processor has it.
+    """
+    return {
+        "INFERENCE_NUM_THREADS": cpu_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+    }
+
+
 class OpenVino:
     """Builds and loads OpenVINO engines; see :class:`rise_perception.inference.engines.runner.Runtime`."""
 
@@ -56,10 +69,12 @@ class OpenVino:
     precisions: tuple[str, ...] = ("fp32", "bf16", "int8")
 
     def identity(self) -> dict[str, str]:
-        """Version, processor and threads: what a compiled model depends on."""
+        """Version, processor, what it can compute in, and threads: what a compiled model depends on."""
         return {
             "openvino": package().__version__,
             "processor": processor(),
+            # Hypervisors give processors with and without AVX-512 BF16 or AMX the same name.
+            "capabilities": " ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
             "system": platform.platform(),
             "threads": str(cpu_threads()),
         }
@@ -83,17 +98,12 @@ class OpenVino:
     ) -> bytes:
         """See :class:`rise_perception.inference.engines.runner.Runtime`."""
         self.check(precision)
-        settings = {
-            "INFERENCE_NUM_THREADS": cpu_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        }
         try:
             model = core().read_model(io.BytesIO(graph))
             if precision == "int8":
                 progress("calibrate", math.nan)
                 model = quantise(model, samples)
-            compiled = core().compile_model(model, "CPU", settings)
+            compiled = core().compile_model(model, "CPU", settings(precision))
             stream = io.BytesIO()
             compiled.export_model(stream)
         except RuntimeError as error:
@@ -103,9 +113,7 @@ class OpenVino:
     def load(self, engine: bytes, precision: str, beside: Path) -> OpenVinoRunner:
         """See :class:`rise_perception.inference.engines.runner.Runtime`."""
         try:
-            compiled = core().import_model(
-                io.BytesIO(engine), "CPU", {"INFERENCE_NUM_THREADS": cpu_threads()}
-            )
+            compiled = core().import_model(io.BytesIO(engine), "CPU", settings(precision))
             names = {name for output in compiled.outputs for name in output.get_names()}
         except RuntimeError as error:
             raise EngineError(f"openvino refuses the engine: {error}") from error

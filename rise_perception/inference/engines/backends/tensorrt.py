@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rise_perception.inference.engines.export_module import OUTPUTS
 from rise_perception.inference.engines.runner import EngineError, Progress, RuntimeUnavailableError
+from rise_perception.inference.engines.spec import OUTPUTS
 from rise_perception.inference.postprocess import DecodedQueries
 
 if TYPE_CHECKING:

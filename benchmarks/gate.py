@@ -1,0 +1,157 @@
+"""What the default gate lets through when every label is wrong in the same way, judges included.
+
+The grasps of a cell are collected once. For each kind of poison a learner with the default gate gets them in
+rounds, with labels made wrong as they are stored. Harm is measured where no poison reaches: on totes of the
+cell with true labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.live import Plan, average_precision, prepare
+from benchmarks.live_cell import pick_all
+from benchmarks.poison import KINDS, poisoned
+from rise_perception.core.files import write_json
+from rise_perception.grasp_learning.capture.episode import Episode
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
+from rise_perception.grasp_learning.labelling.label_episode import label_episode
+from rise_perception.grasp_learning.update.config import LearnerConfig
+from rise_perception.grasp_learning.update.learner import OnlineLearner, TooFewEpisodesError
+from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.inference.segmenter import Segmenter, find_model
+from rise_perception.network.checkpoint import load_model, save_model
+from rise_perception.simulation.cell import Cell, CellSettings
+from rise_perception.simulation.picker import Picker
+from rise_perception.simulation.render import Renderer
+from rise_perception.training.validation import LOWEST_SCORE
+
+#: A model that scores everything higher, by this much in the logit; nothing is learned.
+INFLATION = "score inflation"
+INFLATED_BY = 0.5
+ALL_KINDS = (*KINDS, INFLATION)
+
+Row = dict[str, Any]
+
+
+def collect(plan: Plan, cell: int) -> Path:
+    """The store of a cell's grasps, picked with the model as it is; picked where it is missing."""
+    folder = plan.out / "data" / f"grasps-{cell}-{plan.picks}"
+    if (folder / "complete").is_file():
+        return folder / "episodes"
+    shutil.rmtree(folder, ignore_errors=True)
+    segmenter = Segmenter.load(plan.model, "cpu")
+    with (
+        EpisodeStore(folder / "episodes", write=True, min_free_bytes=0) as store,
+        Renderer(CellSettings.width, CellSettings.height) as renderer,
+    ):
+        world = Cell(CellSettings(cell), renderer)
+
+        def look(image: np.ndarray, depth: np.ndarray) -> tuple[Any, str]:
+            return segmenter(image, depth), segmenter.version
+
+        for _, episode, _ in pick_all(world, look, plan.picks, 0, Picker(), plan.period):
+            store.add(episode, label_episode(episode))
+    (folder / "complete").touch()
+    return folder / "episodes"
+
+
+def run_kind(plan: Plan, kind: str, cell: int, rounds: int) -> Iterator[Row]:
+    """The rows of one kind of poison; those that are finished are read."""
+    folder = plan.out / "gate" / f"{kind.replace(' ', '-')}-{cell}-{plan.picks}-{rounds}"
+    path = folder / "rows.json"
+    if path.is_file():
+        yield from json.loads(path.read_text(encoding="utf-8"))
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    anchors, heldout = prepare(plan, cell)
+    grasps = [(episode, labels) for _, episode, labels in EpisodeStore(collect(plan, cell))]
+    masks = [mask for _, labels in grasps for mask in labels.masks]
+    episodes = EpisodeStore(folder / "episodes", write=True, min_free_bytes=0)
+    models = ModelStore(folder / "models", write=True)
+    models.begin(find_model(plan.model))
+    learner = OnlineLearner(_config(plan, anchors), models, episodes)
+    rows: list[Row] = []
+    true = _true(models, heldout)
+    for number in range(rounds):
+        first, last = (round(k * len(grasps) / rounds) for k in (number, number + 1))
+        for index in range(first, last):
+            episodes.add(*_spoiled(grasps[index], kind, masks, index))
+        promoted, reason = _inflated(learner) if kind == INFLATION else _updated(learner)
+        after = _true(models, heldout) if promoted else true
+        row = {
+            "kind": kind,
+            "cell": cell,
+            "round": number + 1,
+            "promoted": promoted,
+            "true_ap_before": true[0],
+            "true_ap_after": after[0],
+            "true_ap50_before": true[1],
+            "true_ap50_after": after[1],
+            "reason": reason,
+        }
+        rows.append(row)
+        true = after
+        yield row
+    write_json(path, rows)
+    episodes.close()
+    models.close()
+
+
+def _config(plan: Plan, anchors: Path) -> LearnerConfig:
+    config = LearnerConfig((str(anchors / "train.json"),), str(anchors / "val.json"))
+    for name, value in plan.learner:
+        config = dataclasses.replace(
+            config, update=dataclasses.replace(config.update, **{name.removeprefix("update."): value})
+        )
+    return config
+
+
+def _spoiled(
+    grasp: tuple[Episode, EpisodeLabels], kind: str, masks: list[np.ndarray], seed: int
+) -> tuple[Episode, EpisodeLabels]:
+    episode, labels = grasp
+    found = episode.before.instances
+    neighbours = np.zeros((0, *labels.left.shape), bool) if found is None else found.masks()
+    return episode, poisoned(labels, kind, masks, neighbours, seed)
+
+
+def _updated(learner: OnlineLearner) -> tuple[bool, str]:
+    try:
+        update = learner.update()
+    except TooFewEpisodesError as error:
+        return False, str(error)
+    return update.promoted, update.decision.reason
+
+
+def _inflated(learner: OnlineLearner) -> tuple[bool, str]:
+    """Offer the gate a model that is only bolder."""
+    serving = learner.models.serving()
+    with learner.models.workplace() as place:
+        network, card = load_model(serving.folder)
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                if "class" in name and name.endswith("bias"):
+                    parameter.add_(INFLATED_BY)
+        card = save_model(place, network, card)
+        card, decision, _, _ = learner.judge(place, card, learner.heldout(), Event())
+        if decision.accepted:
+            learner.models.add(place, card, {"parent": serving.version, "accepted": True})
+    if decision.accepted:
+        learner.models.promote(card.version, serving.version)
+    return decision.accepted, decision.reason
+
+
+def _true(models: ModelStore, heldout: Path) -> tuple[float, float]:
+    segmenter = Segmenter.load(models.serving().folder, "cpu", LOWEST_SCORE)
+    return average_precision(segmenter, heldout / "cell.json")

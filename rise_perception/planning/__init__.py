@@ -1,0 +1,1 @@
+"""What grasp planners take from instances: labelled clouds, hulls, suction candidates, files."""

@@ -1,0 +1,340 @@
+"""What an integrator finds: namespaces, parameters that change, services, frames, faults that are named."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rise_msgs.srv import CaptureGraspFrame, Segment
+from ros_graph import Graph, header_of, stamp_of, status_text
+from sensor_msgs.msg import CameraInfo, Image
+from visualization_msgs.msg import Marker, MarkerArray
+
+from rise_perception.data import ros_images
+
+pytestmark = pytest.mark.slow
+CELL, SECOND = "/cell1", 10**9
+NODE, INSTANCES = f"{CELL}/segmentation_node", f"{CELL}/segmentation_node/instances"
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Graph]:
+    """Two nodes in a namespace, of which one has a simulation's clock that never comes."""
+    folder = tmp_path_factory.mktemp("graph")
+    graph = Graph(folder, CELL)
+    topics = ("/image", "/depth", "/camera_info", "/depth_camera_info")
+    reliable = {f"qos_overrides.{CELL}{topic}.subscription.reliability": "reliable" for topic in topics}
+    graph.start("segmentation_node", {"model": str(tiny_model), "device": "cpu", **reliable})
+    store = {"episode_store": str(folder / "episodes"), "min_free_mb": 0, "use_sim_time": True}
+    graph.start("interaction_node", {**store, **reliable})
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def stamp(graph: Graph) -> int:
+    """A stamp later than all before."""
+    graph.clock = getattr(graph, "clock", 0) + 100 * SECOND
+    return graph.clock
+
+
+def change(graph: Graph, **values: object) -> str:
+    """Sets parameters of the segmentation node; gives why one was refused."""
+    parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in values.items()]
+    answer = graph.call(SetParameters, f"{NODE}/set_parameters", SetParameters.Request(parameters=parameters))
+    return next((result.reason for result in answer.results if not result.successful), "")
+
+
+def said(graph: Graph, text: str, node: str = NODE) -> Any:
+    """The next status of a node that contains ``text``."""
+    seen = len(graph.diagnostics)
+    return graph.wait(
+        lambda: next(
+            (s for s in graph.diagnostics[seen:] if s.hardware_id == node and text in status_text(s)), None
+        ),
+        f"{node} to say {text!r}",
+    )
+
+
+def test_in_a_namespace_the_nodes_find_camera_and_each_other(graph, scene, stamp):
+    assert graph.segment(*scene, stamp).instances
+    graph.wait(lambda: graph.node.count_subscribers(INSTANCES) == 2, "the interaction node's subscription")
+    assert graph.node.count_subscribers(f"{CELL}/grasp_events") == 1
+    assert graph.node.count_publishers("/segmentation_node/instances") == 0
+
+
+def test_a_clock_that_does_not_come_is_told_and_holds_up_nothing(graph, scene, stamp):
+    node = f"{CELL}/interaction_node"
+    status = said(graph, "use_sim_time is set and nobody publishes /clock", node)
+    assert status.level == b"\x01"
+    graph.segment(*scene, stamp)
+    request = CaptureGraspFrame.Request(grasp_id="no clock", phase=3, timeout_s=1.0)
+    answer = graph.call(CaptureGraspFrame, f"{node}/capture", request)
+    assert not answer.success
+    assert answer.message
+
+
+def test_the_score_threshold_changes_while_it_runs(graph, scene, stamp):
+    assert graph.segment(*scene, stamp).instances
+    assert change(graph, score_threshold=1.0) == ""
+    assert not graph.segment(*scene, stamp + SECOND).instances
+    assert change(graph, score_threshold=0.0) == ""
+    assert graph.segment(*scene, stamp + 2 * SECOND).instances
+
+
+def test_what_cannot_be_is_refused_with_the_reason(graph):
+    assert change(graph, score_threshold=float("nan"))
+    assert change(graph, score_threshold=1.5)
+    assert "clean the node up" in change(graph, model="another")
+    assert "x0:x1" in change(graph, workspace="1,2 3,4")
+    given = graph.call(
+        GetParameters, f"{NODE}/get_parameters", GetParameters.Request(names=["workspace"])
+    ).values
+    assert given[0].type == ParameterType.PARAMETER_STRING
+    assert given[0].string_value == ""
+
+
+def test_after_cleanup_another_model_can_be_configured(graph, scene, stamp, tiny_model, tiny_depth_model):
+    def walk(*transitions: int) -> None:
+        for number in transitions:
+            request = ChangeState.Request(transition=Transition(id=number))
+            assert graph.call(ChangeState, f"{NODE}/change_state", request).success, number
+
+    up = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+    down = (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP)
+    assert graph.segment(*scene, stamp).model_version.startswith("tiny_rgb-")
+    walk(*down)
+    assert "not active" in graph.call(Segment, f"{NODE}/segment", Segment.Request()).message
+    assert change(graph, model=str(tiny_depth_model)) == ""
+    walk(*up)
+    assert graph.segment(*scene, stamp + SECOND).model_version.startswith("tiny_rgbd-")
+    walk(*down)
+    assert change(graph, model="no_such_model") == ""
+    request = ChangeState.Request(transition=Transition(id=up[0]))
+    assert not graph.call(ChangeState, f"{NODE}/change_state", request).success
+    said(graph, "not configured: cannot be configured: model 'no_such_model'")
+    assert change(graph, model=str(tiny_model)) == ""
+    walk(*up)
+    assert graph.segment(*scene, stamp + 2 * SECOND).model_version.startswith("tiny_rgb-")
+
+
+def test_one_answer_for_a_cell_that_stops_and_looks(graph, scene, stamp):
+    graph.segment(*scene, stamp)
+    graph.stop_listening(INSTANCES)  # the interaction node listens on; the request needs no other listener
+    client = graph.node.create_client(Segment, f"{NODE}/segment")
+    graph.wait(client.service_is_ready, "the service")
+
+    def ask(not_before: int, timeout: float) -> Any:
+        request = Segment.Request(timeout_s=timeout)
+        request.not_before = Time(sec=not_before // SECOND, nanosec=not_before % SECOND)
+        return client.call_async(request)
+
+    answer = ask(stamp + SECOND, 30.0)
+    graph.spin(0.5)
+    graph.send(*scene, stamp + SECOND // 2)  # too old
+    graph.spin(1.0)
+    assert not answer.done()
+    graph.send(*scene, stamp + SECOND)
+    graph.wait(answer.done, "the answer")
+    found = answer.result()
+    assert found.success, found.message
+    assert stamp_of(found.instances) == stamp + SECOND
+    assert found.instances.instances
+    assert ros_images.to_label_map(found.instances.label_map).shape == (120, 160)
+    again = ask(stamp + SECOND, 30.0)  # the last frame is new enough
+    graph.wait(again.done, "the answer")
+    assert stamp_of(again.result().instances) == stamp + SECOND
+    late = ask(stamp + 3 * SECOND, 0.5)
+    graph.wait(late.done, "the answer")
+    assert not late.result().success
+    assert "no frame within 0.5 s that is new enough: the newest is 2.000 s too old" in late.result().message
+    new = ask(0, 30.0)
+    graph.spin(1.0)
+    assert not new.done()  # without a stamp the last frame is not new
+    graph.send(*scene, stamp + 4 * SECOND)
+    graph.wait(new.done, "the answer")
+    assert stamp_of(new.result().instances) == stamp + 4 * SECOND
+    wrong = ask(0, -1.0)
+    graph.wait(wrong.done, "the answer")
+    assert "timeout_s" in wrong.result().message
+
+
+def test_what_is_outside_the_workspace_is_not_segmented(graph, scene, stamp):
+    overlays = graph.listen(f"{NODE}/overlay", Image)
+    whole = graph.segment(*scene, stamp)
+    assert change(graph, workspace="0,0 80,0 80,119 0,119") == ""
+    graph.spin(0.5)
+    part = graph.segment(*scene, stamp + SECOND)
+    label_map = ros_images.to_label_map(part.label_map)
+    assert label_map[:, :80].any()
+    assert not label_map[:, 82:].any()
+    assert 0 < len(part.instances) < len(whole.instances)
+    overlay = graph.wait(
+        lambda: next((m for m in overlays if stamp_of(m) == stamp + SECOND), None), "the overlay"
+    )
+    assert ros_images.to_rgb8(overlay)[:, 90:].max() < 90
+    assert change(graph, workspace="nowhere 0:1 0:1 0:1") == ""
+    graph.spin(0.5)
+    seen = len(graph.received[INSTANCES])
+    graph.send(*scene, stamp + 2 * SECOND)
+    missing = "'nowhere'" if importlib.util.find_spec("tf2_msgs") else "tf2_msgs"
+    text = status_text(said(graph, "the workspace cannot be applied and the frame is left out"))
+    assert missing in text
+    assert len(graph.received[INSTANCES]) == seen
+    assert change(graph, workspace="") == ""
+    graph.spin(0.5)
+    assert len(graph.segment(*scene, stamp + 3 * SECOND).instances) == len(whole.instances)
+
+
+def test_markers_show_what_has_a_place(graph, scene, stamp):
+    markers = graph.listen(f"{NODE}/markers", MarkerArray)
+    graph.wait(lambda: graph.node.count_publishers(f"{NODE}/markers"), "the publisher")
+    graph.spin(1.0)
+    message = graph.segment(*scene, stamp)
+    shown = graph.wait(
+        lambda: next((m for m in markers if stamp_of(m.markers[0]) == stamp), None), "the markers"
+    ).markers
+    placed = [i for i in message.instances if np.isfinite(i.centroid.z)]
+    assert placed
+    assert shown[0].action == Marker.DELETEALL
+    cubes = [m for m in shown if m.type == Marker.CUBE]
+    assert [(c.pose, c.scale) for c in cubes] == [(i.box_pose, i.box_size) for i in placed]
+    assert {c.header.frame_id for c in cubes} == {"camera_color_optical_frame"}
+    assert [m.text for m in shown if m.type == Marker.TEXT_VIEW_FACING] == [f"object {i.id}" for i in placed]
+
+
+def test_a_target_frame_that_is_not_there_is_named_and_nothing_is_misplaced(graph, scene, stamp):
+    assert change(graph, target_frame="base_link") == ""
+    graph.spin(0.5)
+    message = graph.segment(*scene, stamp)
+    assert message.header.frame_id == "base_link"
+    assert message.label_map.header.frame_id == "camera_color_optical_frame"
+    assert all(np.isnan(i.centroid.z) for i in message.instances)
+    status = said(graph, "nothing is placed in target_frame 'base_link'")
+    assert status.level == b"\x01"
+    assert change(graph, target_frame="") == ""
+
+
+def test_boxes_in_a_frame_of_tf(graph, scene, stamp):
+    tf2_msgs = pytest.importorskip("tf2_msgs.msg", reason="tf2_msgs is not on PyPI; it comes with ROS 2")
+    from geometry_msgs.msg import Quaternion, TransformStamped
+
+    latched = QoSProfile(
+        depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    )
+    publisher = graph.node.create_publisher(tf2_msgs.TFMessage, "/tf_static", latched)
+    link = TransformStamped(child_frame_id="camera_color_optical_frame")
+    link.header.frame_id = "base_link"
+    link.transform.translation.z = 2.0
+    link.transform.rotation = Quaternion(x=1.0, y=0.0, z=0.0, w=0.0)  # it looks down
+    publisher.publish(tf2_msgs.TFMessage(transforms=[link]))
+    camera = graph.segment(*scene, stamp)
+    assert change(graph, target_frame="base_link") == ""
+    graph.spin(2.0)
+    base = graph.segment(*scene, stamp + SECOND)
+    assert base.header.frame_id == "base_link"
+    pairs = {i.label: i for i in camera.instances}
+    placed = [i for i in base.instances if np.isfinite(i.centroid.z)]
+    assert placed
+    for there in placed:
+        here = pairs[there.label].centroid
+        assert there.centroid.z == pytest.approx(2 - here.z, abs=1e-6)
+        assert there.centroid.y == pytest.approx(-here.y, abs=1e-6)
+    assert change(graph, target_frame="", workspace="base_link -9:9 -9:9 1.15:9") == ""
+    graph.spin(0.5)
+    depth = scene[1]
+    inside = ros_images.to_label_map(graph.segment(*scene, stamp + 2 * SECOND).label_map) > 0
+    assert inside.any()
+    assert not inside[depth > 0.86].any()  # what is lower than 1.15 m
+    assert change(graph, workspace="") == ""
+    graph.node.destroy_publisher(publisher)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"width": 320}, "camera info on /cell1/camera_info is of 320x120 pixels and the image of 160x120"),
+        ({"k": [1e300, 0.0, 80.0, 0.0, 200.0, 60.0, 0.0, 0.0, 1.0]}, "fx = 1e+300 in K"),
+        ({"k": [200.0, 0.0, float("inf"), 0.0, 200.0, 60.0, 0.0, 0.0, 1.0]}, "cx = inf in K"),
+    ],
+)
+def test_a_camera_info_that_does_not_fit_is_named_and_the_frame_is_served(graph, scene, stamp, fields, says):
+    graph.segment(*scene, stamp)
+    status = None
+    seen = len(graph.diagnostics)
+    for number in range(1, 40):
+        message = graph.segment(*scene, stamp + number * SECOND // 10, **fields)
+        assert message.instances
+        graph.spin(0.2)
+        status = next(
+            (s for s in graph.diagnostics[seen:] if s.hardware_id == NODE and says in s.message), None
+        )
+        if status is not None:
+            break
+    assert status is not None
+    assert status.level == b"\x01"
+    assert "nothing is in 3D" in status.message
+    assert all(np.isnan(i.centroid.z) for i in message.instances)
+
+
+def test_depth_that_comes_late_is_told_and_waited_for_on_request(graph, scene, stamp):
+    image, depth = scene
+    instances = graph.listen(INSTANCES, type(graph.segment(*scene, stamp)))
+
+    def late(stamp: int) -> Any:
+        graph.send(image, None, stamp)
+        graph.spin(0.3)
+        message = ros_images.fill(Image(header=header_of(stamp)), depth, "32FC1")
+        graph._depth.publish(message)
+        return graph.wait(lambda: next((m for m in instances if stamp_of(m) == stamp), None), "the frame")
+
+    graph.segment(*scene, stamp + SECOND)
+    seen, found = len(graph.diagnostics), None
+    for number in range(20):
+        message = late(stamp + (2 + number) * SECOND)
+        assert all(np.isnan(i.centroid.z) for i in message.instances)
+        found = next((s for s in graph.diagnostics[seen:] if "waited 0.1 s in vain" in s.message), found)
+        if found is not None and "set depth_patience_s above that" in found.message:
+            break
+    assert found is not None
+    assert found.level == b"\x01"
+    assert change(graph, depth_patience_s=1.0) == ""
+    graph.spin(0.5)
+    graph.segment(*scene, stamp + 50 * SECOND)
+    assert any(np.isfinite(i.centroid.z) for i in late(stamp + 51 * SECOND).instances)
+    assert change(graph, depth_patience_s=0.1) == ""
+
+
+def test_depth_of_a_camera_of_its_own_is_registered(graph, scene, stamp):
+    """Last: from here on the nodes know the depth camera."""
+    image, depth = scene
+    publisher = graph.node.create_publisher(CameraInfo, f"{CELL}/depth_camera_info", 10)
+    graph.segment(*scene, stamp)
+    graph.wait(lambda: publisher.get_subscription_count() == 2, "both nodes to subscribe")
+    small = np.ascontiguousarray(depth[::2, ::2])
+    k = [100.0, 0.0, 40.0, 0.0, 100.0, 30.0, 0.0, 0.0, 1.0]
+    message = None
+    for number in range(1, 20):
+        publisher.publish(CameraInfo(header=header_of(stamp), width=80, height=60, k=k))
+        graph.spin(0.2)
+        message = graph.segment(image, small, stamp + number * SECOND)
+        if any(np.isfinite(i.centroid.z) for i in message.instances):
+            break
+    placed = [i for i in message.instances if np.isfinite(i.centroid.z)]
+    assert placed
+    label_map = ros_images.to_label_map(message.label_map)
+    for instance in placed:
+        inside = depth[(label_map == instance.label) & (depth > 0)]
+        if len(inside) > 50:
+            assert inside.min() - 0.02 <= instance.centroid.z <= inside.max() + 0.02
