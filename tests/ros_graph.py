@@ -115,20 +115,25 @@ class Graph:
         finally:
             self.node.destroy_client(client)
 
-    def wait_for_camera_subscriber(self) -> None:
-        """Waits until the segmentation node sees this process as its camera."""
+    def wait_for_camera_subscriber(self, node: str = "segmentation_node") -> None:
+        """Waits until a node sees this process as its camera."""
         self.wait(
             lambda: (
-                self.camera_subscribers()
+                self.camera_subscribers(node)
                 and self._depth.get_subscription_count()
                 and self._info.get_subscription_count()
             ),
             "the segmentation node to subscribe to the camera",
         )
 
-    def camera_subscribers(self) -> int:
-        """How many subscribe to the colour image, raw or compressed."""
-        return int(self._color.get_subscription_count() + self._compressed.get_subscription_count())
+    def camera_subscribers(self, node: str = "segmentation_node") -> int:
+        """How many nodes of this name subscribe to the colour image, raw or compressed.
+
+        Others may listen to the camera too, before this one does.
+        """
+        topics = (self._color.topic_name, self._compressed.topic_name)
+        found = [info for topic in topics for info in self.node.get_subscriptions_info_by_topic(topic)]
+        return sum(info.node_name == node for info in found)
 
     def send(
         self,

@@ -33,6 +33,7 @@ class Block:
             raise ImportError(f"{name} is not part of this robot's image")
 sys.meta_path.insert(0, Block())
 import numpy as np
+import rise_perception.nodes.segmentation_node
 from rise_perception import Segmenter
 segmenter = Segmenter.load(sys.argv[1], runtime=sys.argv[2], engine_dir=sys.argv[3])
 frame = np.load(sys.argv[4])

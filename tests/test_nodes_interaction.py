@@ -74,7 +74,7 @@ class Cell:
         return self.graph.start("interaction_node", self.parameters)
 
     def wait_for_node(self) -> None:
-        self.graph.wait_for_camera_subscriber()
+        self.graph.wait_for_camera_subscriber("interaction_node")
         publishers = (self._events, self._instances, self._gripper)
         self.graph.wait(lambda: all(p.get_subscription_count() for p in publishers), "the subscriptions")
         # A killed node's subscriptions linger for a while; that it counts frames says that it is connected.

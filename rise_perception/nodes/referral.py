@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -22,7 +22,6 @@ from sensor_msgs.msg import RegionOfInterest
 from std_msgs.msg import String
 
 from rise_perception.core.errors import RiseError
-from rise_perception.inference.device import choose_device
 from rise_perception.language.catalogue import Catalogue, read_catalogue
 from rise_perception.language.vocabulary import MAX_CHARACTERS
 from rise_perception.nodes import messages, qos
@@ -30,7 +29,9 @@ from rise_perception.nodes.outputs import Result
 from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import pause
 from rise_perception.referring.answer import Referral as Answer
-from rise_perception.referring.referrer import Referrer, View
+
+if TYPE_CHECKING:  # torch, which a node that serves an exported file does without, comes with them
+    from rise_perception.referring.referrer import Referrer, View
 
 PATIENCE, POLL_PERIOD = 3.0, 0.01  # seconds that a call waits for a frame, and between two looks
 MOST_WAITING = 16  # calls that wait at one time
@@ -87,11 +88,16 @@ class ReferralServer:
         """Load the model and the catalogue; a failure costs the sentences, not the masks."""
         self._referrer = None
         try:
+            from rise_perception.inference.device import choose_device
+            from rise_perception.referring.referrer import Referrer
+
             names: Catalogue | None = None
             if settings.catalogue:
                 names = read_catalogue(Path(settings.catalogue).expanduser())
             self._referrer = Referrer.load(settings.model, choose_device(settings.device), catalogue=names)
             self._refusal = ""
+        except ImportError as error:  # a lean image; whoever asks is told
+            self._refusal = f"sentences need torch, which this installation does without: {error}"
         except RiseError as error:
             self._refusal = f"no referring model is loaded: {error}"
             self._report(f"sentences cannot be answered: {error}")

@@ -87,7 +87,8 @@ class Referrer:
         """Load a model.
 
         Args:
-            model: a folder, the name of a shipped one, ``auto``, or ``none``: the prior alone answers.
+            model: a folder, the name of a shipped one, ``auto``: the shipped one, or the prior alone where
+                none ships; or ``none``: the prior alone answers.
             device: where crops and words are looked at.
             prior: what the head starts from.
             catalogue: a user's own names.
@@ -95,7 +96,7 @@ class Referrer:
         Raises:
             ModelError: no such model, or it is damaged.
         """
-        if str(model) == NO_MODEL:
+        if str(model) == NO_MODEL or (str(model) == "auto" and not (find("models") / AUTO / CARD).is_file()):
             return cls(prior=prior, catalogue=catalogue)
         loaded, card = load_referring_model(find_referring_model(model), device)
         return cls(loaded, card, prior, catalogue)
