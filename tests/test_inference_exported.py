@@ -33,7 +33,6 @@ class Block:
             raise ImportError(f"{name} is not part of this robot's image")
 sys.meta_path.insert(0, Block())
 import numpy as np
-import rise_perception.nodes.segmentation_node
 from rise_perception import Segmenter
 segmenter = Segmenter.load(sys.argv[1], runtime=sys.argv[2], engine_dir=sys.argv[3])
 frame = np.load(sys.argv[4])
@@ -128,6 +127,13 @@ def test_files_that_cannot_serve_are_named(exported: Path, tmp_path: Path, runti
             Segmenter.load(path, runtime=runtime, engine_dir=tmp_path)
     with pytest.raises(ConfigError, match="'torch-compiled' cannot serve an exported file"):
         Segmenter.load(exported, runtime="torch-compiled", engine_dir=tmp_path)
+
+
+def test_the_segmentation_node_starts_where_torch_cannot_be_imported() -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not installed; `make venv` installs it")
+    code = WITHOUT_TORCH.partition("import numpy")[0] + "import rise_perception.nodes.segmentation_node"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_found_query_has_class_probability_and_box_alike() -> None:
