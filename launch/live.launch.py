@@ -12,11 +12,13 @@ What is given here comes before the parameter file, the parameter file before th
 
 import os
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 SHARE = Path(__file__).resolve().parents[1]  # the installed share folder, or the checkout
 TOPICS = {"color": "image", "depth": "depth", "info": "camera_info", "depth_info": "depth_camera_info"}
@@ -107,17 +109,21 @@ def start(context: LaunchContext) -> list[Node]:
 
 def node(name: str, given: dict[str, str], learns: bool) -> Node:
     """One node: the camera's preset, then the parameter file, then what was given."""
-    defaults, wanted, remappings = {}, {}, []
+    defaults: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    remappings: list[tuple[str, str]] = []
     if learns and name == SEGMENTATION:
         defaults["model_store"] = MODEL_STORE
     if name != LEARNER:
         for topic, relative in TOPICS.items():
             if given[topic]:
-                wanted[f"{topic}_topic"] = "" if given[topic] == "none" else given[topic]
+                texts[f"{topic}_topic"] = "" if given[topic] == "none" else given[topic]
             elif topic in CAMERAS[given["camera"]]:
                 # Holds while the parameter file leaves the topic's parameter as it is.
                 remappings.append((relative, CAMERAS[given["camera"]][topic]))
-    wanted.update({key: given[arg] for arg, key, nodes in PARAMETERS if name in nodes and given[arg]})
+    texts.update({key: given[arg] for arg, key, nodes in PARAMETERS if name in nodes and given[arg]})
+    # As texts, whatever they look like: a folder may be called 123.
+    wanted: dict[str, Any] = {key: ParameterValue(text, value_type=str) for key, text in texts.items()}
     if is_true(given["use_sim_time"]):
         wanted["use_sim_time"] = True
     parameters = [defaults, given["params"], wanted]

@@ -64,14 +64,14 @@ class SegmentService:
         self._waiting += 1
         try:
             while True:
+                if problem := self._problem():
+                    response.message = problem
+                    return response
                 with self._lock:
                     last, fresh = self._last, self._count > begun
                 # Without a stamp, the frame in work or the next one: the last may show a robot that moves.
                 if last is not None and (stamp_of(last.header) >= not_before if not_before else fresh):
                     break
-                if problem := self._problem():
-                    response.message = problem
-                    return response
                 if time.monotonic() > end:
                     response.message = f"no frame within {timeout:g} s"
                     if last is not None and not_before:
