@@ -10,15 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.grasp_trials import (
-    Trial,
-    altered,
-    expected_verdicts,
-    overlap,
-    read_trials,
-)
+from benchmarks.grasp_trials import Trial, altered, expected_verdicts, read_trials
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
+from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode import Observation
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
@@ -56,7 +51,7 @@ def judge(trial: Trial) -> Judged:
     episode_labels = label_episode(trial.episode)
     items = [trial.before == label for label in np.unique(trial.before[trial.before > 0])]
     overlaps = tuple(
-        max((overlap(mask, item) for item in items), default=0.0) for mask in episode_labels.masks
+        max((mask_iou(mask, item) for item in items), default=0.0) for mask in episode_labels.masks
     )
     return Judged(trial, episode_labels, overlaps)
 

@@ -16,6 +16,7 @@ import numpy as np
 from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
+from rise_perception.core.regions import mask_iou
 from rise_perception.data.images import read_depth, read_image, read_label_map
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome, Phase
 from rise_perception.grasp_learning.labelling.episode_labels import Verdict
@@ -122,11 +123,11 @@ def expected_verdicts(
     if outcome == Outcome.DOUBLE:
         return frozenset({Verdict.DOUBLE})
     if outcome == Outcome.SUCCESS:
-        best = max((overlap(aimed, instances.mask(row)) for row in range(len(instances))), default=0.0)
+        best = max((mask_iou(aimed, instances.mask(row)) for row in range(len(instances))), default=0.0)
         right = {Verdict.CONFIRMED} if best >= RIGHT else {Verdict.CORRECTED}
         return frozenset({Verdict.CONFIRMED, Verdict.CORRECTED} if EITHER[0] < best < EITHER[1] else right)
     labels = [k for k in np.unique(before[before > 0]).tolist() if (before == k).sum() >= 100]
-    least = min((overlap(before == k, after == k) for k in labels), default=1.0)
+    least = min((mask_iou(before == k, after == k) for k in labels), default=1.0)
     right = {Verdict.MOVED} if least < MOVED else {Verdict.EMPTY}
     return frozenset({Verdict.MOVED, Verdict.EMPTY} if MOVED <= least < STAYED else right)
 
@@ -179,11 +180,6 @@ def from_label_map(label_map: np.ndarray) -> Instances:
         np.zeros((count, 0), np.float32),
         labels.astype(np.int64),
     )
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two masks."""
-    return float((a & b).sum() / max(1, (a | b).sum()))
 
 
 def altered(trial: Trial, how: str, rng: np.random.Generator) -> Trial:

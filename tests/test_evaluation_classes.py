@@ -14,11 +14,11 @@ from rise_perception.evaluation.classes import (
     above,
     class_scores,
     confusion,
-    count,
     sweep,
     without_ignored,
 )
 from rise_perception.evaluation.coco import coco_scores
+from rise_perception.evaluation.counts import Counts, count
 from rise_perception.evaluation.worst_cases import aligned
 
 LEFT, RIGHT, BOTH = (4, 4, 40, 40), (48, 4, 84, 40), (4, 4, 84, 40)
@@ -50,9 +50,8 @@ def test_missed_and_false_objects_have_their_row_and_column():
 def test_found_false_and_merged_are_counted_at_the_threshold():
     truth = [region(LEFT, "mug"), region(RIGHT, "mug")]
     pairs = [pair([region(BOTH, "mug", 0.9), region(LEFT, "mug", 0.4)], truth)]
-    assert count(pairs, 0.5).__dict__ == {"items": 2, "found": 0, "false": 1, "merged": 1}
-    assert count(pairs, 0.0).__dict__ == {"items": 2, "found": 1, "false": 1, "merged": 1}
-    assert [len(p.predicted) for p in above(pairs, 0.5)] == [1]
+    assert count(above(pairs, 0.5)) == Counts(1, 2, 1, found=0, merged=1, false=0)
+    assert count(above(pairs, 0.0)) == Counts(1, 2, 2, found=1, merged=1, false=0)
     table = {threshold: counts.found for threshold, counts, _ in sweep(pairs)}
     assert table[0.3] == 1
     assert table[0.5] == 0

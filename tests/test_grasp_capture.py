@@ -12,7 +12,7 @@ from grasping import HEIGHT, WIDTH, label_map, picture
 from benchmarks.grasp_trials import from_label_map
 from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
-from rise_perception.grasp_learning.capture.episode import Calibration, Outcome, Phase
+from rise_perception.grasp_learning.capture.episode import Calibration, Outcome, Phase, Referred
 from rise_perception.grasp_learning.capture.frame_buffer import FrameBuffer, changed, measure, rim_changed
 from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, CaptureSettings, Gripper
 
@@ -432,3 +432,31 @@ def test_the_buffer_is_bounded_and_keeps_frames_with_predictions():
     assert 30 <= len(buffer) < 45
     assert any(s.stamp == frame_stamp and s.instances is not None for s in buffer.between(0, 10 * SECOND))
     assert not buffer.attach(frame_stamp, from_label_map(np.zeros((5, 5), np.uint16)), "m")
+
+
+def test_the_sentence_of_a_grasp_and_whether_it_was_right_come_with_the_episode():
+    cell = Cell()
+    cell.show(1.0)
+    cell.attempts.event("g", Phase.BEFORE, 1, Outcome.UNKNOWN, cell.now, "the red box")
+    cell.show(1.0, arm=150, moving=True)
+    cell.items = (2, 3)
+    cell.show(0.5, arm=90, moving=True)
+    cell.attempts.event("g", Phase.AFTER, -1, Outcome.SUCCESS, cell.now, "", Referred.WRONG)
+    cell.show(2.0)
+    (found,) = cell.finished()
+    assert found.grasp.expression == "the red box"
+    assert found.grasp.referred is Referred.WRONG
+    assert found.grasp.outcome is Outcome.SUCCESS  # what left shows an outline, whatever was meant
+
+
+def test_a_referred_that_cannot_be_is_refused_and_a_long_sentence_is_cut():
+    cell = Cell()
+    cell.show(1.0)
+    with pytest.raises(DataError, match="referred 9"):
+        cell.attempts.event("g", Phase.BEFORE, 1, Outcome.UNKNOWN, cell.now, "", 9)
+    cell.attempts.event("g", Phase.BEFORE, 1, Outcome.UNKNOWN, cell.now, "x" * 5000)
+    cell.show(1.0, arm=150, moving=True)
+    cell.say(Phase.AFTER)
+    cell.show(2.0)
+    (found,) = cell.finished()
+    assert found.grasp.expression == "x" * 300

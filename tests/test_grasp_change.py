@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from grasping import HEIGHT, ITEMS, WIDTH, episode, label_map, picture
 
-from benchmarks.grasp_trials import altered, make_trial, overlap, read_trials
+from benchmarks.grasp_trials import altered, make_trial, read_trials
 from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
+from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, Verdict
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
@@ -41,7 +42,7 @@ def test_the_mask_of_what_left_survives_what_cameras_do(how, depth, seed):
         return  # colour alone cannot always tell; but it must not teach the shadow
     assert labels.verdict == Verdict.CONFIRMED, labels.reason
     assert len(labels.masks) == 1
-    assert overlap(labels.masks[0], TRUTH) > 0.85
+    assert mask_iou(labels.masks[0], TRUTH) > 0.85
     assert labels.known[labels.masks[0]].mean() > 0.7
 
 
@@ -68,7 +69,7 @@ def test_a_hard_shadow_that_left_with_its_item_is_no_part_of_the_label():
         seen = episode(with_image(before, image), after, predicted, outcome=Outcome.SUCCESS)
         labels = label_episode(seen)
         assert labels.teaches, labels.reason
-        assert overlap(labels.masks[0], TRUTH) > 0.85
+        assert mask_iou(labels.masks[0], TRUTH) > 0.85
 
 
 def test_a_thin_dark_plate_is_no_shadow():
@@ -84,7 +85,7 @@ def test_a_thin_dark_plate_is_no_shadow():
     for predicted in (label_map(1, 2, 3), np.zeros((HEIGHT, WIDTH), np.uint16)):
         labels = label_episode(episode(bracket, after, predicted, outcome=Outcome.SUCCESS))
         assert labels.teaches, labels.reason
-        assert overlap(labels.masks[0], TRUTH) > 0.85
+        assert mask_iou(labels.masks[0], TRUTH) > 0.85
 
 
 def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
@@ -105,7 +106,7 @@ def test_what_lies_as_low_as_the_ground_within_an_item_is_no_shadow():
 def test_a_confirmed_item_and_its_neighbours_that_stayed():
     labels = label_episode(episode(picture(1, 2, 3), picture(2, 3, seed=1)))
     assert (labels.verdict, labels.cause) == (Verdict.CONFIRMED, Cause.AGREES)
-    assert overlap(labels.masks[0], TRUTH) > 0.9
+    assert mask_iou(labels.masks[0], TRUTH) > 0.9
     assert set(labels.unmoved.tolist()) == {2, 3}
     assert not labels.masks[0][label_map(2, 3) > 0].any()
     np.testing.assert_array_equal(labels.to_after, np.eye(2, 3))
@@ -145,14 +146,14 @@ def test_wrong_predictions_are_corrected(predicted, target, cause, depth):
     before, after = picture(1, 2, 3, depth=depth), picture(2, 3, seed=1, depth=depth)
     labels = label_episode(episode(before, after, predicted, target=target))
     assert (labels.verdict, labels.cause) == (Verdict.CORRECTED, cause), labels.reason
-    assert overlap(labels.masks[0], TRUTH) > 0.85
+    assert mask_iou(labels.masks[0], TRUTH) > 0.85
 
 
 def test_a_double_pick_gives_a_mask_for_each_item():
     for outcome, cause in ((Outcome.DOUBLE, Cause.AS_REPORTED), (Outcome.SUCCESS, Cause.NOT_AS_REPORTED)):
         labels = label_episode(episode(picture(1, 2, 3), picture(3, seed=1), outcome=outcome))
         assert (labels.verdict, labels.cause) == (Verdict.DOUBLE, cause), labels.reason
-        found = sorted(max(overlap(m, label_map(k) == k) for m in labels.masks) for k in (1, 2))
+        found = sorted(max(mask_iou(m, label_map(k) == k) for m in labels.masks) for k in (1, 2))
         assert found[0] > 0.85
 
 
@@ -160,7 +161,7 @@ def test_an_item_that_fell_back_somewhere_else_has_moved():
     after = picture(1, 2, 3, seed=1, moved=(-3, 90))
     labels = label_episode(episode(picture(1, 2, 3), after, outcome=Outcome.DROPPED))
     assert labels.verdict == Verdict.MOVED
-    assert overlap(labels.masks[0], TRUTH) > 0.85
+    assert mask_iou(labels.masks[0], TRUTH) > 0.85
     assert 1 not in labels.unmoved
     wrong = label_episode(episode(picture(1, 2, 3), after, outcome=Outcome.EMPTY))
     assert (wrong.verdict, wrong.cause) == (Verdict.MOVED, Cause.NOT_AS_REPORTED)
@@ -228,7 +229,7 @@ def test_without_predictions_an_item_still_gets_its_mask():
     before, after = picture(1, 2, 3), picture(2, 3, seed=1)
     labels = label_episode(Episode(Observation(before), Observation(after), Grasp("g", -1, Outcome.SUCCESS)))
     assert (labels.verdict, labels.cause) == (Verdict.CORRECTED, Cause.MISSED)
-    assert overlap(labels.masks[0], TRUTH) > 0.9
+    assert mask_iou(labels.masks[0], TRUTH) > 0.9
 
 
 def test_motion_and_exposure_are_measured():
@@ -275,6 +276,6 @@ def test_the_tote_world(tmp_path):
     for trial, labels in zip(trials, episode_labels, strict=True):
         assert labels.verdict in trial.expected | {Verdict.REJECTED}, (trial.name, labels.reason)
         for mask in labels.masks:
-            assert max(overlap(mask, trial.before == k) for k in ITEMS | dict.fromkeys(range(1, 30))) > 0.5
+            assert max(mask_iou(mask, trial.before == k) for k in ITEMS | dict.fromkeys(range(1, 30))) > 0.5
     with pytest.raises(DataError, match="rise scenes sequence"):
         next(read_trials(tmp_path / "nothing"))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from grasping import HEIGHT, WIDTH, episode, label_map, picture
 
-from benchmarks.grasp_trials import overlap
 from rise_perception.core.frame import Frame
+from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode import Episode, Outcome
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling import label_propagation as chain
@@ -69,7 +69,7 @@ def test_an_item_that_is_taken_later_was_there_all_the_time(tmp_path: Path) -> N
             found = masks(items)
             assert len(found) == len(labels)
             for label in labels:
-                assert max(overlap(mask, label_map(label) > 0) for mask in found) > 0.85
+                assert max(mask_iou(mask, label_map(label) > 0) for mask in found) > 0.85
     # An item has one name wherever it is seen, and the one that a grasp took goes first.
     first, second = known[entries[1].id], known[entries[2].id]
     assert [s.item for s in first.after] == [s.item for s in second.before]

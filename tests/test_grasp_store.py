@@ -20,7 +20,7 @@ from grasping import episode, picture
 
 from rise_perception.core.errors import DataError
 from rise_perception.grasp_learning.capture import episode_io as files
-from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase
+from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Phase, Referred
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore, StoreFullError
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 
@@ -110,7 +110,7 @@ def test_an_episode_comes_back_as_it_was(tmp_path):
         kept,
         before=replace(kept.before, calibration=lens),
         after=replace(kept.after, instances=kept.before.instances, model_version="model-5678"),
-        grasp=replace(kept.grasp, stamps=stamps),
+        grasp=replace(kept.grasp, stamps=stamps, expression="the red box", referred=Referred.RIGHT),
     )
     with EpisodeStore(tmp_path / "s", write=True) as store:
         entry = store.add(kept, labels())
@@ -133,6 +133,7 @@ def test_an_episode_of_an_older_store_is_read(tmp_path):
         record["model_version"] = record["before"].pop("model_version")
         del record["after"]["model_version"], record["grasp"]["stamps"], record["session"]
         del record["before"]["calibration"], record["after"]["calibration"]
+        del record["grasp"]["expression"], record["grasp"]["referred"]
         (entry.folder / "episode.json").write_text(json.dumps(record))
         ((_, back, _),) = list(store)
     assert back.model_version == "model-1234"

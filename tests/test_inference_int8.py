@@ -100,8 +100,8 @@ def test_what_cannot_be_done_is_said(
 ) -> None:
     with pytest.raises(RuntimeUnavailableError, match="'onnxruntime' has no precision 'int8'"):
         build(str(tiny_model), tmp_path, runtime="onnxruntime")
-    with pytest.raises(RuntimeUnavailableError, match="'torch-eager' has no precision 'int8'"):
-        build(str(tiny_model), tmp_path, runtime="torch-eager")
+    with pytest.raises(RuntimeUnavailableError, match="'torch-compiled' has no precision 'int8'"):
+        build(str(tiny_model), tmp_path, runtime="torch-compiled")
     network, card = load_model(tiny_model)
     with pytest.raises(ConfigError, match="cannot be in int8"):
         export_graph(network, card, ExportSpec((96, 128), SIZE, precision="int8"))

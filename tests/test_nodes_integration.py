@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,12 @@ def test_what_cannot_be_is_refused_with_the_reason(graph):
     assert given[0].string_value == ""
 
 
-def test_after_cleanup_another_model_can_be_configured(graph, scene, stamp, tiny_model, tiny_depth_model):
+def test_after_cleanup_another_model_can_be_configured(graph, scene, stamp, tiny_model, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    card = json.loads((other / "card.json").read_text())
+    (other / "card.json").write_text(json.dumps({**card, "name": "other"}))
+
     def walk(*transitions: int) -> None:
         for number in transitions:
             request = ChangeState.Request(transition=Transition(id=number))
@@ -116,9 +123,9 @@ def test_after_cleanup_another_model_can_be_configured(graph, scene, stamp, tiny
     assert graph.segment(*scene, stamp).model_version.startswith("tiny_rgb-")
     walk(*down)
     assert "not active" in graph.call(Segment, f"{NODE}/segment", Segment.Request()).message
-    assert change(graph, model=str(tiny_depth_model)) == ""
+    assert change(graph, model=str(other)) == ""
     walk(*up)
-    assert graph.segment(*scene, stamp + SECOND).model_version.startswith("tiny_rgbd-")
+    assert graph.segment(*scene, stamp + SECOND).model_version.startswith("other-")
     walk(*down)
     assert change(graph, model="no_such_model") == ""
     request = ChangeState.Request(transition=Transition(id=up[0]))

@@ -26,8 +26,9 @@ from ros_graph import LENS, RELIABLE, Graph, header_of, status_text
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Float32
 
-from benchmarks.grasp_trials import from_label_map, overlap
+from benchmarks.grasp_trials import from_label_map
 from rise_perception.core import resources
+from rise_perception.core.regions import mask_iou
 from rise_perception.data import ros_images
 from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Outcome, Phase
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
@@ -162,7 +163,7 @@ def test_a_grasp_becomes_an_episode_with_everything(cell):
     cell.grasp("first")
     entry, episode, episode_labels = cell.entry("first")
     assert entry.verdict == episode_labels.verdict == Verdict.CONFIRMED, episode_labels.reason
-    assert overlap(episode_labels.masks[0], label_map(1) == 1) > 0.9
+    assert mask_iou(episode_labels.masks[0], label_map(1) == 1) > 0.9
     assert episode.model_version == "model-1"
     assert episode.grasp.outcome == Outcome.SUCCESS
     assert episode.grasp.target_id == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed; `make venv`
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 
 from rise_perception.core.errors import ConfigError  # noqa: E402
 from rise_perception.nodes import segmentation_node  # noqa: E402
@@ -64,6 +67,26 @@ def test_whatever_configure_raises_is_told_and_the_next_try_may_work(started, mo
         assert node.trigger_activate() == FAILURE
     assert "cannot be activated" in node._diagnostics._last_error
     assert node.trigger_activate() == SUCCESS
+
+
+def test_the_threshold_that_is_announced_is_the_one_that_holds(started, monkeypatch, tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    card = json.loads((model / "card.json").read_text())
+    (model / "card.json").write_text(json.dumps({**card, "score_threshold": 0.2}))
+    node, said = started(model=str(model)), []
+    monkeypatch.setattr(segmentation_node.Outputs, "announce", lambda *facts: said.append(facts[1:]))
+    assert node.trigger_configure() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    assert [facts[2] for facts in said] == [0.2]
+    node.set_parameters([Parameter("score_threshold", value=0.5)])
+    node._follow()
+    node._follow()
+    assert [facts[2] for facts in said] == [0.2, 0.5]
+    assert len({facts[3] for facts in said}) == 1  # the same model: the same database version
+    node.set_parameters([Parameter("score_threshold", value=0.0)])
+    node._follow()
+    assert said[-1][2] == 0.2
 
 
 def spin(node: Any, condition: Any) -> None:

@@ -91,7 +91,15 @@ class StandIn:
         self.__dict__.update(fields)
 
 
-KINDS = ("Detection2D", "Detection2DArray", "LabelInfo", "VisionClass", "VisionInfo")
+KINDS = (
+    "Detection2D",
+    "Detection2DArray",
+    "Detection3D",
+    "Detection3DArray",
+    "LabelInfo",
+    "VisionClass",
+    "VisionInfo",
+)
 
 
 def test_detections_and_infos_of_vision_msgs(found):
@@ -103,6 +111,18 @@ def test_detections_and_infos_of_vision_msgs(found):
     box = made.detections[1].bbox
     assert (box.center.position.x, box.center.position.y, box.size_x, box.size_y) == (6, 5, 6, 6)
     assert made.detections[0].results[0].hypothesis.class_id == "1"
+    turned = Location(
+        np.array([1.0, 2, 3]),
+        np.array([4.0, 5, 6]),
+        np.eye(3),
+        np.array([0.0, 0, 0, 1]),
+        np.array([3.0, 2, 1]),
+    )
+    (placed,) = messages.detections_3d(vision, Header(frame_id="base"), found, [None, turned]).detections
+    assert (placed.id, placed.header.frame_id) == ("7", "base")
+    assert (placed.bbox.center.position.x, placed.bbox.size.x) == (4.0, 3.0)
+    assert placed.results[0].hypothesis.class_id == "0"
+    assert messages.detections_3d(vision, Header(), found, None).detections == []
     classes = messages.label_info(vision, Header(), found.class_names, 0.5).class_map
     assert [(c.class_id, c.class_name) for c in classes] == [(0, "container"), (1, "object")]
     assert messages.vision_info(vision, Header(), "model-1", "/cell/label_info", 3).database_version == 3

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rise_msgs.msg import InstanceArray
 from ros_graph import COLOR, DEPTH, INFO, Graph, stamp_of
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import UInt32
 
@@ -81,13 +82,15 @@ def test_the_camera_plays_a_bag_as_it_was_recorded(graph, bag, scene):
 def test_a_looping_camera_goes_on_until_it_is_interrupted(graph, bag):
     colors = graph.listen(COLOR, Image)
     graph.listen(DEPTH, Image)
-    camera = graph.start("camera_node", {"input": str(bag), "rate": 50.0, "loop": True})
+    clocks = graph.listen("/clock", Clock)
+    camera = graph.start("camera_node", {"input": str(bag), "rate": 50.0, "loop": True, "clock": True})
 
     def began_anew() -> bool:
         stamps = [stamp_of(m) for m in colors]
         return any(later < earlier for earlier, later in itertools.pairwise(stamps))
 
     graph.wait(began_anew, "a second round")
+    assert {c.clock.sec * 10**9 + c.clock.nanosec for c in clocks} == set(STAMPS)
     assert camera.poll() is None
     assert camera.stop() == 0
 

@@ -16,7 +16,7 @@ from rise_perception.cli.main import COMMANDS, build_parser
 from rise_perception.core.resources import find
 from rise_perception.data.images import write_image
 from rise_perception.data.source import FrameSource
-from rise_perception.network.checkpoint import read_card
+from rise_perception.network.card import read_card
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

@@ -19,18 +19,19 @@ import yaml
 from tiny_data import configure, write_data
 
 from rise_perception.cli.main import main
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import ConfigError, DataError
 from rise_perception.data.images import write_image
 from rise_perception.network.card import read_card
 from rise_perception.network.checkpoint import load_model
 from rise_perception.simulation import world_source
 from rise_perception.simulation.world_source import (
     FIRST_IMAGES,
+    TRIES,
+    Renderers,
     WorldConfig,
     WorldImages,
     ensure_scene,
     record_path,
-    start_renderers,
 )
 from rise_perception.training.assessment import EvaluationSet
 from rise_perception.training.batches import Scenes, Sources, training_loader
@@ -48,8 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the scenes of WORLD, rendered by two processes at once."""
     folder = tmp_path_factory.mktemp("cache")
     source = WorldImages(WORLD, folder, CLASSES, True)
-    for process in start_renderers([source], 2):
-        process.join(120)
+    assert Renderers([source], 2).wait(300)
     assert all(record_path(source.path, WORLD, k).exists() for k in range(3))
     return folder
 
@@ -91,6 +91,31 @@ def test_who_does_not_wait_leaves_a_scene_to_the_one_that_renders_it(
     path = ensure_scene(tmp_path, WORLD, 1)
     assert path.exists()
     assert len(asked) == 1, "rendered twice"
+
+
+def test_a_scene_that_kills_its_process_is_left_alone_after_some_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*arguments: Any) -> None:
+        raise KeyboardInterrupt  # what a native crash leaves behind is the same: nothing is tidied up
+
+    monkeypatch.setattr(world_source, "render_scene", die)
+    for _ in range(TRIES):
+        with pytest.raises(KeyboardInterrupt):
+            ensure_scene(tmp_path, WORLD, 1)
+    with pytest.raises(DataError, match=f"{TRIES} times"):
+        ensure_scene(tmp_path, WORLD, 1)
+
+
+def test_a_renderer_that_dies_is_started_again(tmp_path: Path) -> None:
+    source = WorldImages(WORLD, tmp_path, CLASSES, False)
+    renderers = Renderers([source], 1)
+    first = renderers._processes[0]
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    assert renderers.wait(300)
+    assert renderers._processes[0] is not first
+    assert all(record_path(source.path, WORLD, k).exists() for k in range(3))
 
 
 def test_a_training_draws_from_what_is_there_by_then_and_repeats_itself(cache: Path, data: Path) -> None:

@@ -15,9 +15,9 @@ from grasping import HEIGHT, WIDTH, episode, label_map, picture
 from tiny import box_targets, tiny_config
 from tiny_data import configure, write_data
 
-from benchmarks.grasp_trials import overlap
 from rise_perception.core.errors import ConfigError
 from rise_perception.core.frame import Frame
+from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.label_propagation import known_items
@@ -86,12 +86,12 @@ def test_the_frame_before_has_the_label_and_what_did_not_move(images: EpisodeIma
     before, after = images[0], images.after(0)
     assert after is not None
     label, *unmoved = before.masks
-    assert overlap(label, label_map(1) > 0) > 0.9
+    assert mask_iou(label, label_map(1) > 0) > 0.9
     assert before.ids.tolist() == [0, FIRST_UNMOVED + 2, FIRST_UNMOVED + 3]
     assert after.ids.tolist() == [FIRST_UNMOVED + 2, FIRST_UNMOVED + 3]  # what was taken is in no later frame
     for here, there, number in zip(unmoved, after.masks, (2, 3), strict=True):
-        assert overlap(here, label_map(number) > 0) > 0.99
-        assert overlap(here, there) > 0.95
+        assert mask_iou(here, label_map(number) > 0) > 0.99
+        assert mask_iou(here, there) > 0.95
     assert is_certain(before.ids).tolist() == [True, False, False]
     assert is_certain(np.array([FIRST_PASTED + 1])).all()
 
@@ -116,7 +116,7 @@ def test_what_later_grasps_took_is_known_in_both_frames_and_judged_no_more_as_a_
     assert before.ids.tolist() == [0, 1, FIRST_UNMOVED + 3]  # item 2 is certain, item 3 a prediction
     assert after.ids.tolist() == [1, FIRST_UNMOVED + 3]
     assert alone.ids.tolist() == [1]
-    assert overlap(alone.masks[0], label_map(2) > 0) > 0.9
+    assert mask_iou(alone.masks[0], label_map(2) > 0) > 0.9
     assert images.taught(0).ids.tolist() == [0]  # only what was taken is in full sight for certain
 
 

@@ -1,4 +1,4 @@
-"""Prints the requirements of an extra in setup.cfg, a line each, for pip without the package itself."""
+"""Prints the requirements of one extra of setup.cfg, a line each, for pip without the package itself."""
 
 import configparser
 import sys

@@ -19,6 +19,7 @@ examples:
   rise predict photos/ --out result
   rise predict photos/ --recursive --out result      (result/SUB/NAME.label.png for photos/SUB/NAME.png)
   rise predict 'bin/*-color.png' --depth bin --depth-scale 0.0001 --out result
+  rise predict new/ --reference empty/ --out result
   rise predict scene.png --model models/mine --device cuda --score 0.3 --out result
   rise predict bin/ --workspace '0.1,0.1 0.9,0.1 0.9,0.9 0.1,0.9' --out result
 
@@ -28,6 +29,8 @@ For the picture NAME.png it writes into the folder OUT:
   NAME.overlay.png      the picture with the instances in colour
   NAME.cloud.ply        with --cloud: points with colour and label, camera optical frame, metres
 A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
+REFERENCE is a folder of pictures of the same place without items (depth beside them is used where it is given
+here, too): instances of which almost nothing differs from their median are left out.
 Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
 """
 
@@ -51,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_camera_argument(parser)
     parser.add_argument(
         "--cloud", choices=("ply", "pcd"), help="write NAME.cloud.ply or .pcd: labelled points (needs Open3D)"
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="DIR", help="pictures of the place without items, camera unmoved"
     )
     parser.add_argument(
         "--workspace",
@@ -94,13 +100,15 @@ def run(args: argparse.Namespace) -> int:
     pictures = _find_pictures(args)
     depths = _find_depths(pictures, args.depth, args.out)
     segmenter = load_segmenter(args, has_depth=args.depth is not None)
+    reference = load_reference(args.reference, args.depth_scale) if args.reference else None
     args.out.mkdir(parents=True, exist_ok=True)
+    stale: list[str] = []
     failures: list[str] = []
     found, warned = 0, False
     start = time.perf_counter()
     for picture, folder in tqdm(pictures.items(), unit="image", dynamic_ncols=True):
         try:
-            count, odd = _predict(segmenter, picture, depths.get(picture), folder, args)
+            count, odd = _predict(segmenter, picture, depths.get(picture), folder, args, reference, stale)
             found += count
             if odd and not warned:  # once: the others will be as odd
                 print(f"rise: warning: {depths[picture]}: {odd}; is --depth-scale right?", file=sys.stderr)
@@ -111,6 +119,9 @@ def run(args: argparse.Namespace) -> int:
     done = len(pictures) - len(failures)
     rate = done / (time.perf_counter() - start)
     print(f"{found} instances in {done} images ({rate:.1f} images/s, model {segmenter.version}): {args.out}")
+    if stale:
+        more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
+        print(f"rise: warning: --reference was left out: {stale[0]}{more}", file=sys.stderr)
     for failure in failures:
         print(f"rise: error: {failure}", file=sys.stderr)
     return 2 if failures else 0
@@ -134,8 +145,32 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
     return segmenter
 
 
+def load_reference(folder: Path, depth_scale: float | None) -> Any:
+    """The reference of a folder of pictures without items.
+
+    Raises:
+        DataError: no picture, or pictures of different sizes.
+    """
+    from rise_perception.core.frame import Frame
+    from rise_perception.data.annotated import find_depth
+    from rise_perception.data.images import list_images, read_depth, read_image
+    from rise_perception.inference.reference import Reference
+
+    frames = []
+    for picture in list_images([folder]):
+        depth = find_depth(picture, folder)
+        frames.append(Frame(read_image(picture), read_depth(depth, depth_scale) if depth else None))
+    return Reference.of(frames)
+
+
 def _predict(
-    segmenter: Any, picture: Path, depth_file: Path | None, folder: Path, args: argparse.Namespace
+    segmenter: Any,
+    picture: Path,
+    depth_file: Path | None,
+    folder: Path,
+    args: argparse.Namespace,
+    reference: Any,
+    stale: list[str],
 ) -> tuple[int, str]:
     """Segment one image and write its files; returns the number of instances and what is odd about depth."""
     from rise_perception.core.files import write_json
@@ -150,6 +185,9 @@ def _predict(
     depth = read_depth(depth_file, args.depth_scale) if depth_file else None
     camera = read_camera(args.camera, image.shape[1], image.shape[0]) if args.camera else None
     instances = segmenter(image, depth)
+    if reference is not None:
+        instances, why = reference.keep_changed(instances, image, depth)
+        stale += [f"{picture}: {why}"] if why else []
     workspace = _workspace(args.workspace)
     outside = workspace.outside(*image.shape[:2]) if workspace is not None else None
     if outside is not None:

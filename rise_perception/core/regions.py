@@ -114,6 +114,11 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": encode_runs(mask)}
 
 
+def mask_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two (H, W) bool masks; 0 where both are empty."""
+    return float((a & b).sum() / max(1, (a | b).sum()))
+
+
 def paint(rles: Sequence[dict[str, Any]], height: int, width: int) -> np.ndarray:
     """(H, W) uint16 label map with value i + 1 where RLE i is set; where they overlap, the first wins."""
     label_map = np.zeros((height, width), np.uint16)

@@ -87,7 +87,8 @@ def to_metres(array: np.ndarray, scale: float | None = None) -> np.ndarray:
         scale = 0.001 if integer else 1.0
     if not (np.isfinite(scale) and scale > 0):
         raise ImageError(f"depth scale is {scale}; expected a positive number of metres per unit")
-    metres = array.astype(np.float32) * np.float32(scale)
+    with np.errstate(over="ignore"):  # what is beyond float32 is beyond any sensor, and goes below
+        metres = array.astype(np.float32) * np.float32(scale)
     metres[~((metres > 0) & (metres < np.inf))] = 0
     return metres
 

@@ -10,32 +10,12 @@ from pycocotools import mask as coco_mask
 
 from rise_perception.core.regions import ImagePair, Region
 from rise_perception.evaluation.coco import CocoScores, coco_scores
+from rise_perception.evaluation.counts import FOUND_IOU, Counts, count
 
-#: A prediction finds an object when their masks overlap by at least this (intersection over union).
-FOUND_IOU = 0.5
-#: A prediction that holds at least this share of each of two objects has merged them.
-MERGED_SHARE = 0.5
 #: Score thresholds of a sweep.
 SWEEP = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: The row and the column of a confusion for what has no counterpart.
 NOTHING = "(nothing)"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a robot would have seen, at an IoU of :data:`FOUND_IOU`.
-
-    Attributes:
-        items: true objects.
-        found: those that a prediction of its own finds.
-        false: predictions that find none.
-        merged: predictions that hold at least half of each of two objects or more.
-    """
-
-    items: int
-    found: int
-    false: int
-    merged: int
 
 
 @dataclass(frozen=True)
@@ -71,25 +51,6 @@ def above(pairs: Sequence[ImagePair], threshold: float) -> list[ImagePair]:
     return [replace(p, predicted=[r for r in p.predicted if r.score >= threshold]) for p in pairs]
 
 
-def count(pairs: Sequence[ImagePair], threshold: float = 0.0) -> Counts:
-    """Found, false and merged objects (no containers), whatever their class."""
-    items = found = false = merged = 0
-    for pair in above(pairs, threshold):
-        truth = [r for r in pair.truth if r.is_object]
-        predicted = [r for r in pair.predicted if r.is_object]
-        matches = match_regions(predicted, truth)
-        items += len(truth)
-        found += sum(m >= 0 for m in matches)
-        false += sum(m < 0 for m in matches)
-        if truth and predicted:
-            # With crowd set, the overlap is divided by the first one's own area: here by the object's.
-            held = np.array(
-                coco_mask.iou([t.rle for t in truth], [p.rle for p in predicted], [1] * len(predicted))
-            )
-            merged += int(((held >= MERGED_SHARE).sum(0) >= 2).sum())
-    return Counts(items, found, false, merged)
-
-
 def confusion(pairs: Sequence[ImagePair], threshold: float = 0.0) -> Confusion:
     """Confusion of the classes at a score threshold."""
     names = (*class_names(pairs), NOTHING)
@@ -107,7 +68,8 @@ def confusion(pairs: Sequence[ImagePair], threshold: float = 0.0) -> Confusion:
 
 def sweep(pairs: Sequence[ImagePair]) -> list[tuple[float, Counts, float | None]]:
     """Counts and AP50 of the objects at each threshold of :data:`SWEEP`."""
-    return [(t, count(pairs, t), coco_scores(above(pairs, t)).ap50) for t in SWEEP]
+    kept = [(threshold, above(pairs, threshold)) for threshold in SWEEP]
+    return [(threshold, count(part), coco_scores(part).ap50) for threshold, part in kept]
 
 
 def match_regions(predicted: Sequence[Region], truth: Sequence[Region]) -> list[int]:

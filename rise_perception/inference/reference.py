@@ -1,8 +1,8 @@
 """A reference: the place without items. What has not changed against it is no item, whatever a model says.
 
-Works with any model: instances of which almost nothing stands out from the reference are dropped. A reference
-that no longer fits (the camera was moved, the place was rebuilt) would drop true items; it is recognised by
-how much has changed where no instance is, and left out.
+Works with any model: instances of which almost nothing stands out from the reference are dropped. One that no
+longer fits (the camera was moved, the place was rebuilt) would drop true items; it is recognised by how much
+has changed where no instance is, and left out.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from rise_perception.inference.pick_success import PickSuccess
 from rise_perception.inference.postprocess import suppress_duplicates, to_instances
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
-from rise_perception.network.inputs import make_input
+from rise_perception.network.inputs import fit_input
 
 Size = tuple[int, int]
 #: Height and width of the first image, which nobody sees.
@@ -163,8 +163,7 @@ class ServedModel:
         if self._on_gpu:
             images = make_input_on(self.device, letterbox, mode, image, depth)
         else:
-            fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
-            images = torch.from_numpy(make_input(letterbox.fit(image), fitted, mode))[None]
+            images = torch.from_numpy(fit_input(letterbox, image, depth, mode))[None]
         mask = letterbox.padding()
         padding = None if mask is None else torch.from_numpy(mask)[None].to(self.device)
         return images.contiguous(memory_format=torch.channels_last), padding

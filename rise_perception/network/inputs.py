@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from rise_perception.core.errors import ConfigError
+from rise_perception.core.letterbox import Letterbox
 from rise_perception.network.config import INPUT_CHANNELS
 
 #: ImageNet statistics, RGB, in [0, 1].
@@ -52,6 +53,26 @@ def make_input(image: np.ndarray, depth: np.ndarray | None, mode: str) -> np.nda
             )
         depth_features(depth, out=channels[3:])
     return channels
+
+
+def fit_input(letterbox: Letterbox, image: np.ndarray, depth: np.ndarray | None, mode: str) -> np.ndarray:
+    """:func:`make_input` of a camera image: letterboxed into the network's input first.
+
+    Args:
+        letterbox: of the image's and the input's size.
+        image: (H, W, 3) uint8 RGB.
+        depth: (H, W) float32 metres, or None.
+        mode: as for :func:`make_input`.
+
+    Returns:
+        (C, h, w) float32.
+    """
+    return make_input(letterbox.fit(image), fit_depth(letterbox, depth), mode)
+
+
+def fit_depth(letterbox: Letterbox, depth: np.ndarray | None) -> np.ndarray | None:
+    """(h, w) depth in the network's input; neighbours are not mixed, and the border has no measurement."""
+    return None if depth is None else letterbox.fit(depth, nearest=True, border=0)
 
 
 def depth_features(depth: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

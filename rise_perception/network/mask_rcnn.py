@@ -21,7 +21,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from rise_perception.network.backbone import Backbone
 from rise_perception.network.config import NetworkConfig
-from rise_perception.network.outputs import MaskDecoder, QueryOutputs
+from rise_perception.network.outputs import PRIOR_LOGIT, MaskDecoder, QueryOutputs
 from rise_perception.network.transformer import MLP
 
 #: Side of the anchors of a level, in its strides, and their heights over widths.
@@ -36,8 +36,6 @@ CANONICAL_SIDE = 224.0
 REFINEMENT = (0.1, 0.1, 0.2, 0.2)
 #: Greatest growth of a box by one stage, as a logarithm.
 MAX_GROWTH = math.log(1000.0 / 16.0)
-#: Class logit before training: a prior of 1 %, for the focal loss.
-PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)
 #: Logit of what cannot be an object, and of a mask outside its box.
 NOTHING, OUTSIDE = -1e4, -10.0
 

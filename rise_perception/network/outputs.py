@@ -6,6 +6,7 @@ Learning and runtime read nothing else of it, which makes them model-agnostic (t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +27,10 @@ class MaskDecoder(Protocol):
             (M, h, w) float, logits at a quarter of the network's input size.
         """
         ...
+
+
+#: Class logit before training: a prior of 1 %, for the focal loss.
+PRIOR_LOGIT = -math.log((1 - 0.01) / 0.01)
 
 
 @dataclass

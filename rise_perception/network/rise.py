@@ -14,7 +14,7 @@ from rise_perception.network.config import NetworkConfig
 from rise_perception.network.deformable_attention import LevelShapes
 from rise_perception.network.encoder import DeformableEncoder, HybridEncoder
 from rise_perception.network.mask_head import DynamicMaskHead, MaskFeatures
-from rise_perception.network.outputs import MaskDecoder, QueryOutputs
+from rise_perception.network.outputs import PRIOR_LOGIT, MaskDecoder, QueryOutputs
 from rise_perception.network.position import sine_encoding
 from rise_perception.network.transformer import (
     MLP,
@@ -217,7 +217,7 @@ def _unflatten(memory: Tensor, shapes: LevelShapes) -> list[Tensor]:
 
 def _class_head(width: int, classes: int) -> nn.Linear:
     head = nn.Linear(width, classes)
-    nn.init.constant_(head.bias, -math.log((1 - 0.01) / 0.01))  # a prior of 1 %, for the focal loss
+    nn.init.constant_(head.bias, PRIOR_LOGIT)
     return head
 
 

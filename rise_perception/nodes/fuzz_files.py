@@ -29,8 +29,7 @@ from rise_perception.grasp_learning.capture.episode_io import EPISODE, LABELS
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.capture.grasp_tracker import Attempts, CaptureSettings
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
-from rise_perception.grasp_learning.update.learner import MEMORY
-from rise_perception.grasp_learning.update.memory import Memory
+from rise_perception.grasp_learning.update.memory import MEMORY, Memory
 from rise_perception.grasp_learning.update.model_store import CURRENT, ModelStore
 from rise_perception.grasp_learning.update.update_log import DIARY, read_history, write_down
 from rise_perception.network.card import CARD
@@ -73,7 +72,12 @@ class FileFuzzer:
         with_write.begin(model)
         with_write.close()
         write_down(self._models, {"verdict": "promoted", "reason": "good", "anchor_ap": [0.5, 0.6]})
-        write_json(self._models / MEMORY, dataclasses.asdict(Memory(("1-abc",), {"2-abc": 1}, 1, "rejected")))
+        write_json(
+            self._models / MEMORY,
+            dataclasses.asdict(
+                Memory(learned=("1-abc",), tried=("2-abc",), rejected=1, last_verdict="rejected")
+            ),
+        )
         with EpisodeStore(self._episodes, write=True, min_free_bytes=0) as store:
             store.add(example_episode(), example_labels())
         self._pristine = {

@@ -50,6 +50,7 @@ MAX_GROWTH = 50.0  # MB of memory that a node may gain
 SETTLE = 25  # cases after which memory counts: caches and allocators have their size by then
 CASES = 4  # between two good frames
 STEP = 2 * 10**9  # nanoseconds between good frames: no mutated stamp falls between by one flipped bit
+PATIENCE = 60.0  # seconds for a call of which nothing is wanted but its end
 SILENT = 10.0  # seconds without a status after which a node counts as stuck
 COMPRESSED = "/compressed"  # namespace of a second interaction node
 NAMED = 6.0  # seconds within which a fault has to be named
@@ -201,7 +202,11 @@ class GraphFuzzer:
         raise RiseError(f"the nodes did not start within {START:.0f} s; their logs end with:\n{tails}")
 
     def _warm_up(self) -> None:
-        """Images of other proportions take other ways through the network, whose buffers then stay."""
+        """What costs memory once, and keeps it, has to happen before memory counts.
+
+        Images of other proportions take other ways through the network; and while a model is taken over,
+        there are two.
+        """
         good = self._frame
         height, width = good.image.shape[:2]
         for part in (good.image[: height // 3], good.image[:, : width // 3]):
@@ -209,6 +214,12 @@ class GraphFuzzer:
             self._send_good()
             self._spin_until(lambda: self._stamp in self._answered, 10.0)
         self._frame = good
+        (serving,) = self._models.glob(f"*/{CARD}")
+        kept = self._clients["snapshot_model"].call_async(SnapshotModel.Request(note="fuzz"))
+        if self._spin_until(kept.done, PATIENCE) and kept.result().success:
+            for version in (kept.result().version, serving.parent.name):
+                loaded = self._clients["reload_model"].call_async(ReloadModel.Request(version=version))
+                self._spin_until(loaded.done, PATIENCE)
         self._spin(2.0)
 
     def _begin(self, module: str, parameters: dict[str, Any], namespace: str = "/") -> None:

@@ -129,15 +129,26 @@ class InteractionNode(Node):
 
     def _on_event(self, message: GraspEvent) -> None:
         if self._capturing:
-            self._announce(
-                message.grasp_id, message.phase, message.target_id, message.outcome, stamp_of(message.header)
-            )
+            stamp = stamp_of(message.header)
+            said = message.expression, message.referred
+            self._announce(message.grasp_id, message.phase, message.target_id, message.outcome, stamp, *said)
 
-    def _announce(self, grasp_id: str, phase: int, target_id: int, outcome: int, stamp: int) -> str:
+    def _announce(
+        self,
+        grasp_id: str,
+        phase: int,
+        target_id: int,
+        outcome: int,
+        stamp: int,
+        expression: str = "",
+        referred: int = 0,
+    ) -> str:
         """Passes an event on; an event that makes no sense is counted, reported and forgotten."""
         try:
             with self._lock:
-                said = self._attempts.event(grasp_id, phase, target_id, outcome, stamp or self._now())
+                said = self._attempts.event(
+                    grasp_id, phase, target_id, outcome, stamp or self._now(), expression, referred
+                )
         except DataError as error:
             self._refused += 1
             self._diagnostics.error(f"event refused: {error}")

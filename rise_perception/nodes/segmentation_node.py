@@ -134,6 +134,7 @@ class SegmentationNode(LifecycleNode):
         """Publishes the facts about the active model, when they have changed."""
         assert self._outputs is not None
         assert self._segmenter is not None
+        self._segmenter.score_threshold = self.parameters["score_threshold"]
         facts = self._segmenter.version, self._segmenter.score_threshold
         if facts != self._announced:
             self._announced = facts

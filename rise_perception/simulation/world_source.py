@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -36,6 +37,10 @@ KEPT = 256
 FIRST_IMAGES = 96
 #: Seconds between two looks at a scene that somebody else renders.
 PATIENCE = 0.2
+#: A scene that ended its process so often (OpenGL and physics are native code) is left alone.
+TRIES = 5
+#: Seconds between two looks at the renderers.
+WATCH = 2.0
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,9 @@ def ensure_scene(folder: Path, config: WorldConfig, index: int, wait: bool = Tru
 
     Returns:
         its record's path; without ``wait`` it may not be there yet.
+
+    Raises:
+        DataError: whoever tried to render it died, :data:`TRIES` times.
     """
     path = record_path(folder, config, index)
     while not path.exists():
@@ -197,10 +205,23 @@ def ensure_scene(folder: Path, config: WorldConfig, index: int, wait: bool = Tru
                 time.sleep(PATIENCE)
                 continue
             if not path.exists():
-                render_scene(folder, config.settings(), config.split, index)
+                _render_counted(folder, config, index, path.with_suffix(".tries"))
             with suppress(FileNotFoundError):
                 lock.unlink()
     return path
+
+
+def _render_counted(folder: Path, config: WorldConfig, index: int, tries: Path) -> None:
+    before = tries.stat().st_size if tries.exists() else 0
+    if before >= TRIES:
+        raise DataError(
+            f"scene {index} of {folder} ended its process {before} times; remove {tries} to try again, or "
+            "set data.broken to skip to go on without it"
+        )
+    with tries.open("ab") as stream:
+        stream.write(b".")
+    render_scene(folder, config.settings(), config.split, index)
+    tries.unlink()
 
 
 def _render_all(parent: int, jobs: list[tuple[Path, WorldConfig, int]], offset: int, step: int) -> None:
@@ -212,25 +233,47 @@ def _render_all(parent: int, jobs: list[tuple[Path, WorldConfig, int]], offset: 
         for index in range(start, most, stride):
             for folder, config, end in jobs:
                 if index < end:
-                    ensure_scene(folder, config, index, wait=False)
+                    with suppress(DataError):  # whoever needs the scene will say so
+                        ensure_scene(folder, config, index, wait=False)
 
 
-def start_renderers(sources: Sequence[WorldImages], workers: int) -> list[BaseProcess]:
-    """Start processes that fill the cache in the order in which a training needs the scenes.
+class Renderers:
+    """Processes that fill a cache in the order in which a training needs the scenes.
 
-    They end with this process. What is missing is rendered by whoever needs it, with or without them.
+    They end with this process; one that dies is started again. What is missing is rendered by whoever needs
+    it, with or without them.
+
+    Args:
+        sources: worlds to render.
+        workers: how many processes.
     """
-    jobs = [(s.path, s.config, s.config.scenes) for s in sources]
-    if not jobs:
-        return []
-    spawn = multiprocessing.get_context("spawn")
-    found = [
-        spawn.Process(target=_render_all, args=(os.getpid(), jobs, k, workers), daemon=True)
-        for k in range(workers)
-    ]
-    for process in found:
+
+    def __init__(self, sources: Sequence[WorldImages], workers: int) -> None:
+        self._jobs = [(s.path, s.config, s.config.scenes) for s in sources]
+        self._processes = [self._start(k, workers) for k in range(workers if self._jobs else 0)]
+        if self._processes:
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _start(self, number: int, workers: int) -> BaseProcess:
+        spawn = multiprocessing.get_context("spawn")
+        arguments = (os.getpid(), self._jobs, number, workers)
+        process = spawn.Process(target=_render_all, args=arguments, daemon=True)
         process.start()
-    return list(found)
+        return process
+
+    def _watch(self) -> None:
+        while any(process.exitcode != 0 for process in self._processes):
+            for k, process in enumerate(self._processes):
+                if process.exitcode:
+                    self._processes[k] = self._start(k, len(self._processes))
+            time.sleep(WATCH)
+
+    def wait(self, seconds: float) -> bool:
+        """Until all is rendered, for at most so long; whether it is."""
+        end = time.monotonic() + seconds
+        while (alive := any(p.exitcode != 0 for p in self._processes)) and time.monotonic() < end:
+            time.sleep(PATIENCE)
+        return not alive
 
 
 def free_cores(taken: int) -> int:

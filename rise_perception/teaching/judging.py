@@ -12,8 +12,9 @@ import torch
 from rise_perception.core.errors import ModelError
 from rise_perception.core.regions import CONTAINER, ImagePair, Region, category_name, encode_mask, regions_of
 from rise_perception.data.coco import LabelledImage
-from rise_perception.evaluation.classes import Counts, above, class_scores, count, without_ignored
+from rise_perception.evaluation.classes import above, class_scores, without_ignored
 from rise_perception.evaluation.coco import coco_scores
+from rise_perception.evaluation.counts import Counts, count
 from rise_perception.inference.segmenter import Segmenter
 from rise_perception.synthesis.augmentation import GeometricAugmentation, WeakColour
 from rise_perception.synthesis.compositing import weak_view
@@ -104,7 +105,7 @@ def verdict(pairs: list[ImagePair], threshold: float | None = None) -> Verdict:
     known = {region.name for pair in pairs for region in pair.truth}
     by_class = {name: s.ap50 for name, s in class_scores(pairs).items() if name in known}
     classes = {name: value for name, value in by_class.items() if value is not None}
-    return Verdict(ap, ap50, at_threshold, chosen, count(pairs, chosen), classes, pairs)
+    return Verdict(ap, ap50, at_threshold, chosen, count(above(pairs, chosen)), classes, pairs)
 
 
 def views(judge: Judge, seed: int) -> list[Judge]:

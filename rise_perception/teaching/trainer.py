@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rise_perception.core.files import write_json
 from rise_perception.data.annotated import IGNORED_ID
 from rise_perception.network.build import Network
 from rise_perception.network.checkpoint import load_model
@@ -37,7 +35,6 @@ UNJUDGED = 0.5
 SILENT = -30.0
 #: Seconds between two checkpoints.
 SAVE_EVERY = 30.0
-CLOCK = "clock.json"
 
 
 class SteadyAverage(MovingAverage):
@@ -77,23 +74,13 @@ class TeachTrainer(Trainer):
         self.average = SteadyAverage(self.network, config.optimisation.average)
         if resumed is not None:
             self.average.state = resumed
-        self.seconds, self._finish = seconds, finish
-        self._before, self._begun = 0.0, float("nan")
-        clock = self.out / CLOCK
-        if self.iteration and clock.is_file():
-            self._before = float(json.loads(clock.read_text())["spent"])
+        self._time, self._finish = seconds, finish
         self._unknown: dict[int, Tensor] = {}
-
-    @property
-    def spent(self) -> float:
-        """Seconds that the steps have taken, those of killed runs up to their last checkpoint included."""
-        running = 0.0 if self._begun != self._begun else time.monotonic() - self._begun
-        return self._before + running
 
     @property
     def share(self) -> float:
         """Of the steps, or of the time if that ends first: the rate has to reach zero in both."""
-        return max(super().share, min(1.0, self.spent / self.seconds))
+        return max(super().share, min(1.0, self.seconds / self._time))
 
     def train(self, scenes: TeachScenes, marks: list[float], judge: Callable[[float], None]) -> None:
         """Train to the end of steps or time.
@@ -129,9 +116,8 @@ class TeachTrainer(Trainer):
                     break
 
     def save(self, losses: dict[str, float]) -> None:
-        """The state, and the time that it took."""
-        super().save({k: v for k, v in losses.items() if "/" not in k} | {"seconds": round(self.spent, 1)})
-        write_json(self.out / CLOCK, {"spent": self.spent})
+        """See :meth:`rise_perception.training.trainer.Trainer.save`."""
+        super().save({k: v for k, v in losses.items() if "/" not in k} | {"seconds": round(self.seconds, 1)})
 
     def step(self, batch: Batch) -> dict[str, float]:
         """See :meth:`rise_perception.training.trainer.Trainer.step`; the finish has a tenth of the rate."""

@@ -20,7 +20,7 @@ from rise_perception.core.letterbox import Letterbox
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.sources import ImageSource, open_labelled, open_unlabelled
 from rise_perception.network.config import NetworkConfig
-from rise_perception.network.inputs import make_input
+from rise_perception.network.inputs import fit_input
 from rise_perception.simulation.world_source import WorldConfig, WorldImages
 from rise_perception.synthesis.augmentation import GeometricAugmentation
 from rise_perception.synthesis.bank import InstanceBank, SeededBank
@@ -243,8 +243,7 @@ def downscale(sample: LabelledImage, size: tuple[int, int]) -> LabelledImage:
 def to_network(sample: LabelledImage, network: NetworkConfig) -> Sample:
     """Letterbox a labelled image into the network's input."""
     box = Letterbox(sample.image.shape[:2], network.image_size)
-    depth = None if sample.depth is None else box.fit(sample.depth, nearest=True, border=0)
-    image = make_input(box.fit(sample.image), depth, network.input)
+    image = fit_input(box, sample.image, sample.depth, network.input)
     masks = [box.fit(m.astype(np.uint8), nearest=True, border=0) for m in sample.masks]
     stacked = np.stack(masks) > 0 if masks else np.zeros((0, *network.image_size), bool)
     seen = stacked.any((1, 2))  # a thin object can vanish at the network's scale

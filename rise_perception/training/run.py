@@ -20,7 +20,7 @@ from rise_perception.core.files import write_json
 from rise_perception.data.coco import CocoImages
 from rise_perception.evaluation.comparison import Row
 from rise_perception.network.card import CARD, ModelCard, file_checksum, read_card
-from rise_perception.simulation.world_source import WorldConfig, WorldImages, free_cores, start_renderers
+from rise_perception.simulation.world_source import Renderers, WorldConfig, WorldImages, free_cores
 from rise_perception.training.assessment import assess
 from rise_perception.training.batches import open_source
 from rise_perception.training.calibration import calibrate
@@ -122,7 +122,7 @@ def _render(config: TrainConfig) -> None:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
     busy = local * (max(config.optimisation.threads, 1) + data.workers)
     if int(os.environ.get("LOCAL_RANK", "0")) == 0:
-        start_renderers(sources, data.renderers or free_cores(busy))
+        Renderers(sources, data.renderers or free_cores(busy))
 
 
 def finish(config: TrainConfig, command: str, device: str, shown: int) -> list[Row]:

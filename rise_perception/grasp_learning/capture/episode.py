@@ -34,6 +34,18 @@ class Outcome(IntEnum):
     DROPPED = 4
 
 
+class Referred(IntEnum):
+    """Whether what was aimed at is what a sentence meant, with the numbers of rise_msgs/GraspEvent."""
+
+    UNKNOWN = 0
+    RIGHT = 1
+    WRONG = 2
+
+
+#: Longest sentence that is kept.
+MAX_EXPRESSION = 300
+
+
 @dataclass(frozen=True)
 class Grasp:
     """One attempt.
@@ -44,6 +56,9 @@ class Grasp:
         outcome: as the robot reports it.
         stamp: nanoseconds, of the event that ended it.
         stamps: nanoseconds of the phases that were announced.
+        expression: the sentence that the target was chosen by; empty for none.
+        referred: whether the item is the one that the sentence meant, as somebody who knows has reported. It
+            says nothing about the item's outline, nor does the outline say anything about it.
     """
 
     grasp_id: str
@@ -51,6 +66,8 @@ class Grasp:
     outcome: Outcome = Outcome.UNKNOWN
     stamp: int = 0
     stamps: dict[Phase, int] = field(default_factory=dict)
+    expression: str = ""
+    referred: Referred = Referred.UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from rise_perception.grasp_learning.capture.episode import (
     Observation,
     Outcome,
     Phase,
+    Referred,
 )
 from rise_perception.grasp_learning.capture.episode_record import (
     FORMAT,
@@ -79,6 +80,8 @@ def write_episode(folder: Path, episode: Episode) -> str:
             "outcome": int(grasp.outcome),
             "stamp": grasp.stamp,
             "stamps": {phase.name: stamp for phase, stamp in grasp.stamps.items()},
+            "expression": grasp.expression,
+            "referred": int(grasp.referred),
         },
         **sides,
         "files": files,
@@ -111,6 +114,8 @@ def read_episode(folder: Path) -> Episode:
                 Outcome(grasp.outcome),
                 grasp.stamp,
                 {Phase[name]: at for name, at in grasp.stamps.items()},
+                grasp.expression,
+                Referred(grasp.referred),
             ),
             record.session,
         )

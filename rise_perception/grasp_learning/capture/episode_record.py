@@ -7,7 +7,7 @@ from typing import Any
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import DataError, require
-from rise_perception.grasp_learning.capture.episode import Outcome
+from rise_perception.grasp_learning.capture.episode import MAX_EXPRESSION, Outcome, Referred
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, Verdict
 
 FORMAT = 1
@@ -101,8 +101,13 @@ class GraspRecord:
     outcome: int
     stamp: int
     stamps: dict[str, int] = field(default_factory=dict)
+    expression: str = ""
+    referred: int = 0
 
     def __post_init__(self) -> None:
+        length = len(self.expression)
+        require(length <= MAX_EXPRESSION, "grasp.expression", length, f"{MAX_EXPRESSION} characters at most")
+        require(self.referred in set(Referred), "grasp.referred", self.referred, "one of GraspEvent's")
         for stamp in (self.stamp, *self.stamps.values()):
             require(0 <= stamp <= LATEST, "grasp.stamp", stamp, f"nanoseconds between 0 and {LATEST}")
         require(self.outcome in set(Outcome), "grasp.outcome", self.outcome, "one of GraspEvent's")

@@ -10,7 +10,15 @@ import numpy as np
 from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
-from rise_perception.grasp_learning.capture.episode import Calibration, Episode, Grasp, Outcome, Phase
+from rise_perception.grasp_learning.capture.episode import (
+    MAX_EXPRESSION,
+    Calibration,
+    Episode,
+    Grasp,
+    Outcome,
+    Phase,
+    Referred,
+)
 from rise_perception.grasp_learning.capture.frame_buffer import MAX_BYTES, FrameBuffer, Sample, choose_pair
 
 #: Grasps that may be under way at a time; the oldest is given up for a new one.
@@ -82,13 +90,26 @@ class Attempts:
         """Ids of the grasps that have begun and not ended."""
         return list(self._attempts)
 
-    def event(self, grasp_id: str, phase: int, target_id: int, outcome: int, stamp: int) -> str:
+    def event(
+        self,
+        grasp_id: str,
+        phase: int,
+        target_id: int,
+        outcome: int,
+        stamp: int,
+        expression: str = "",
+        referred: int = Referred.UNKNOWN,
+    ) -> str:
         """Take an event of a grasp; returns what it led to, as a sentence.
 
         Raises:
             DataError: a field holds what cannot be, or the event fits no grasp; nothing has changed then.
         """
         grasp = self._check(grasp_id, phase, target_id, outcome, stamp)
+        if referred not in Referred.__members__.values():
+            raise DataError(f"referred {referred} of grasp {grasp_id!r} is none of GraspEvent's")
+        # A sentence that is too long was not understood either; it costs nothing of the grasp.
+        grasp = replace(grasp, expression=expression[:MAX_EXPRESSION], referred=Referred(referred))
         kind = Phase(phase)
         if kind == Phase.BEFORE:
             return self._begin(grasp, self.settings.window)
@@ -105,6 +126,8 @@ class Attempts:
             outcome=grasp.outcome if grasp.outcome != Outcome.UNKNOWN else attempt.grasp.outcome,
             stamp=stamp,
             stamps=attempt.grasp.stamps | grasp.stamps,
+            expression=grasp.expression or attempt.grasp.expression,
+            referred=grasp.referred if grasp.referred != Referred.UNKNOWN else attempt.grasp.referred,
         )
         if kind == Phase.ABORTED:
             self.discard(grasp_id, "aborted")

@@ -166,7 +166,16 @@ class BagGrasps:
 
     def _announce(self, attempts: Attempts, stamp: int, message: Any) -> None:
         try:
-            attempts.event(message.grasp_id, message.phase, message.target_id, message.outcome, stamp)
+            attempts.event(
+                message.grasp_id,
+                message.phase,
+                message.target_id,
+                message.outcome,
+                stamp,
+                # Bags are older than sentences.
+                getattr(message, "expression", ""),
+                getattr(message, "referred", 0),
+            )
         except DataError as error:
             self.left_out.append(f"event refused: {error}")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rise_perception.core.regions import CONTAINER, category_name
+from rise_perception.core.regions import CONTAINER, category_name, mask_iou
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.grasp_learning.labelling.change import Change, find_change, pieces
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
@@ -111,11 +111,6 @@ def _items(before: Observation) -> list[int]:
     return [row for row in range(len(found)) if names[int(found.classes[row])] != CONTAINER]
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union."""
-    return float((a & b).sum() / max(1, (a | b).sum()))
-
-
 class _Case:
     """One episode whose frames can be compared."""
 
@@ -179,7 +174,7 @@ class _Case:
         masks = [piece for piece in self.left if self._best(piece)[1] >= AGREEMENT]
         if not masks and len(self.left) == 1:  # side by side: one region, which two predictions may divide
             inside = [p for p in self.predicted if (p & self.left[0]).sum() >= INSIDE * p.sum()]
-            if len(inside) == 2 and _overlap(inside[0] | inside[1], self.left[0]) >= AGREEMENT:
+            if len(inside) == 2 and mask_iou(inside[0] | inside[1], self.left[0]) >= AGREEMENT:
                 masks = [p & self.left[0] for p in inside]
         return _Found(Verdict.DOUBLE, cause, reason, tuple(masks))
 
@@ -246,7 +241,7 @@ class _Case:
 
     def _best(self, region: np.ndarray) -> tuple[int, float]:
         """The prediction that overlaps ``region`` most (-1: none), and how much."""
-        overlaps = [_overlap(region, p) for p in self.predicted]
+        overlaps = [mask_iou(region, p) for p in self.predicted]
         if not overlaps or max(overlaps) == 0:
             return -1, 0.0
         row = int(np.argmax(overlaps))

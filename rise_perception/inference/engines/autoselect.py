@@ -14,7 +14,7 @@ from torch import nn
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import RiseError
 from rise_perception.core.json_files import parse_json
-from rise_perception.inference.engines.backends.torch import TorchRunner
+from rise_perception.inference.engines.backends.torch import EAGER, TorchRunner
 from rise_perception.inference.engines.build import RUNTIMES, build_engine, milliseconds
 from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.runner import Progress, RuntimeUnavailableError, processor
@@ -77,7 +77,7 @@ def choose(
             return choice
         except RiseError as error:  # of another version of this package
             cache.drop("choice", key, f"is none that is understood ({error})")
-    torch_runner = TorchRunner(network, dataclasses.replace(spec, precision="fp32"), "torch-eager", device)
+    torch_runner = TorchRunner(network, dataclasses.replace(spec, precision="fp32"), EAGER, device)
     progress("measure torch", math.nan)
     times = {"torch fp32": milliseconds(torch_runner, card, spec)}
     refused: dict[str, str] = {}

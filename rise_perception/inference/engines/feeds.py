@@ -14,7 +14,7 @@ from rise_perception.core.frame import Frame
 from rise_perception.data.source import FrameSource
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.network.config import INPUT_CHANNELS
-from rise_perception.network.inputs import depth_features, make_input
+from rise_perception.network.inputs import depth_features, fit_depth, fit_input
 
 #: The recording that is part of every installation.
 STORED = "demo_pick"
@@ -31,13 +31,11 @@ def make_feeds(
         image: (H, W, 3) uint8 RGB of ``spec.image``.
         depth: (H, W) float32 metres; needed where the network sees depth.
     """
-    letterbox = spec.letterbox
-    fitted = None if depth is None else letterbox.fit(depth, nearest=True, border=0)
     if spec.preprocessing == "outside":
-        return {"input": make_input(letterbox.fit(image), fitted, mode)[None]}
+        return {"input": fit_input(spec.letterbox, image, depth, mode)[None]}
     feeds = {"image": np.ascontiguousarray(image)}
     if INPUT_CHANNELS[mode] > 3:
-        if fitted is None:
+        if (fitted := fit_depth(spec.letterbox, depth)) is None:
             raise DataError("a network that sees depth was given none; give depth, or use an RGB model")
         feeds["depth_features"] = depth_features(fitted)[None]
     return feeds

@@ -16,7 +16,7 @@ from rise_perception.inference.decoding import decode_chosen
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.config import INPUT_CHANNELS
-from rise_perception.network.inputs import make_input
+from rise_perception.network.inputs import fit_input
 
 #: Instances of a frame that are compared where none reaches the threshold.
 MIN_COMPARED = 5
@@ -106,8 +106,7 @@ def reference(
         mode = network.config.input  # type: ignore[union-attr]
         depth = frame.depth if INPUT_CHANNELS[str(mode)] > 3 else None
         box = spec.letterbox
-        fitted = None if depth is None else box.fit(depth, nearest=True, border=0)
-        images = torch.from_numpy(make_input(box.fit(frame.image), fitted, mode))[None].to(device)  # type: ignore[arg-type]
+        images = torch.from_numpy(fit_input(box, frame.image, depth, str(mode)))[None].to(device)
         mask = box.padding()
         padding = None if mask is None else torch.from_numpy(mask)[None].to(device)
         outputs = network(images, padding)

@@ -19,8 +19,10 @@ from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.deformable_attention import sample_levels
 
-#: How torch runs the network; ``torch`` itself serves any size of image and needs no engine.
-MODES = ("torch-eager", "torch-compiled", "torch-cudagraph")
+#: How torch runs the network with constant shapes; ``torch`` itself serves any size and needs no engine.
+MODES = ("torch-compiled", "torch-cudagraph")
+#: Uncompiled: what the others are compared with.
+EAGER = "torch"
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Instructions, in the words of /proc/cpuinfo, of which a CPU needs one: without, torch converts number by
 #: number, and takes several times as long as in FP32.
@@ -33,7 +35,7 @@ class TorchRunner:
     Args:
         network: in FP32; a copy is used.
         spec: shapes and precision.
-        mode: one of :data:`MODES`.
+        mode: one of :data:`MODES`, or :data:`EAGER`.
         device: ``cpu``, ``cuda``, ...
 
     Raises:
@@ -60,7 +62,7 @@ class TorchRunner:
             with torch.inference_mode(), autocast:
                 return module(*self._inputs.values())
 
-        if mode == "torch-eager":
+        if mode == EAGER:
             return eager
         if mode == "torch-compiled":
             compiled = torch.compile(module, dynamic=False)
