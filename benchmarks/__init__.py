@@ -1,1 +1,1 @@
-"""What `rise bench` measures, but for the node: knows all rooms; none of them knows this one."""
+"""What `rise bench` measures, except the node: knows all rooms; none of them knows this one."""

@@ -66,7 +66,7 @@ def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.Capture
     page = (out / "report.html").read_text()
     for title in ("What learning brought", "Over the grasps", "What the grasps taught", "Updates"):
         assert title in page
-    assert "AP50 on the new goods +0.0" in capsys.readouterr().out
+    assert "AP50 on the novel objects +0.0" in capsys.readouterr().out
     assert main(command) == 2
     assert "name another folder" in capsys.readouterr().err
 

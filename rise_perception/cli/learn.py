@@ -30,7 +30,7 @@ folder of pictures, each of which shows the scene after the grasp that followed 
 stored once, however often it comes; where there are no predictions, the version that serves makes them. Then
 updates follow until no episode is new. Candidates serve if they pass the gate of the learner node.
 
-The same command again goes on where the last one stopped, and does nothing when there is nothing new. Point
+Rerun the same command to resume; it does nothing when there is nothing new. Point
 the segmentation node's model_store at the folder of models, or give the serving version to `rise predict`.
 """
 #: Away from the robot nobody else needs the machine.

@@ -1,4 +1,4 @@
-"""`rise live-demo`: a simulated cell with new goods in new light, picked with learning off and on."""
+"""`rise live-demo`: a simulated cell with novel objects in new light, picked with learning off and on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from rise_perception.core.errors import ConfigError, MissingDependencyError, RiseError
 
-SUMMARY = "watch it learn: a simulated robot picks new goods over ROS 2, with learning off and on"
+SUMMARY = "watch it learn: a simulated robot picks novel objects over ROS 2, with learning off and on"
 EXAMPLES = """\
 examples:
   rise live-demo                       100 grasps without and 100 with learning, about half an hour
   rise live-demo --picks 30            a first look
   rise live-demo --seed 3 --period 10  another cell, a slower robot
 
-A cell has a camera, a tote under one hard coloured lamp, and goods that the shipped model has never seen. A
+A cell has a camera, a tote under one hard coloured lamp, and objects that the shipped model has never seen. A
 simple robot lowers a suction cup onto the middle of the best mask; it holds an item when the cup lies on one
 item alone. Camera, segmentation, interaction and learner nodes are processes of their own, as on a robot.
 The report shows AP on totes that nobody picked from, grasp success and latency over the grasps.

@@ -119,9 +119,9 @@ def summary_section(result: Mapping[str, Any]) -> Section:
 
     head = ("", *(row["name"] for row in result["arms"]))
     wanted = [
-        ("new goods: AP50 in the end", lambda row: percent(row["last"]["cell_ap50"])),
-        ("new goods: AP50 at first", lambda row: percent(row["first"]["cell_ap50"])),
-        ("new goods: AP in the end", lambda row: percent(row["last"]["cell_ap"])),
+        ("novel objects: AP50 in the end", lambda row: percent(row["last"]["cell_ap50"])),
+        ("novel objects: AP50 at first", lambda row: percent(row["first"]["cell_ap50"])),
+        ("novel objects: AP in the end", lambda row: percent(row["last"]["cell_ap"])),
         ("anchors: AP in the end", lambda row: percent(row["last"]["anchor_ap"])),
         ("anchors: AP at first", lambda row: percent(row["first"]["anchor_ap"])),
         ("grasps that held one item, %", lambda row: percent(row["success"])),
@@ -139,7 +139,7 @@ def summary_section(result: Mapping[str, Any]) -> Section:
     rows = [(title, *(show(row) for row in result["arms"])) for title, show in wanted]
     ratio = result["latency_ratio"]
     text = (
-        f"AP50 on the new goods {100 * result['cell_ap50_gain']:+.1f} (aim: at least "
+        f"AP50 on the novel objects {100 * result['cell_ap50_gain']:+.1f} (aim: at least "
         f"{100 * AIM_CELL:+.0f}), AP on the anchors {100 * result['anchor_ap_change']:+.1f} (aim: no less "
         f"than {100 * AIM_ANCHORS:+.0f}), grasps that succeed in the last quarter "
         f"{100 * result['success_gain']:+.0f} points beside the cell that does not learn"
@@ -152,7 +152,7 @@ def summary_section(result: Mapping[str, Any]) -> Section:
 def plot_section(arms: Sequence[Arm], measured: Mapping[str, Accuracy]) -> Section:
     """Accuracy, success and latency over the grasps."""
     panels: dict[str, dict[str, Curve]] = {
-        "AP50 of what serves": {},
+        "AP50 of the active version": {},
         f"success over {WINDOW} grasps": {},
         "latency, 95 %, ms": {},
     }
@@ -162,7 +162,7 @@ def plot_section(arms: Sequence[Arm], measured: Mapping[str, Accuracy]) -> Secti
         count = list(range(len(serving)))
         cell = [measured[version].cell_ap50 for version in serving]
         anchors = [measured[version].anchor_ap50 for version in serving]
-        panels[titles[0]][f"new goods, {arm.name}"] = Curve(count, cell, True)
+        panels[titles[0]][f"novel objects, {arm.name}"] = Curve(count, cell, True)
         panels[titles[0]][f"anchors, {arm.name}"] = Curve(count, anchors, True)
         success = np.array([float(pick["success"]) for pick in arm.picks])
         means = [float(success[max(0, k - WINDOW) : k].mean()) for k in range(1, len(success) + 1)]

@@ -17,7 +17,7 @@ from rise_perception.core.files import read_bounded
 
 Record = TypeVar("Record")
 
-#: Bytes of a file about one thing: a card, what serves, what is remembered.
+#: Bytes of a file about one thing: a card, the active version, what is remembered.
 SMALL = 1 << 20
 #: Bytes of a data set's annotations; larger ones do not fit into a machine's memory once they are read.
 ANNOTATIONS = 2 << 30

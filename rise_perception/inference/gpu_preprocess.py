@@ -35,7 +35,7 @@ def make_input_on(
         depth: (H, W) float32 metres; needed by ``rgbd``.
 
     Returns:
-        (1, C, h, w) float32 as of :func:`rise_perception.network.inputs.make_input`, but for values at a
+        (1, C, h, w) float32 as of :func:`rise_perception.network.inputs.make_input`, except for values at a
         half, which may round to either grey level.
     """
     spec = ExportSpec(letterbox.input_size, letterbox.image_size, preprocessing="inside")

@@ -15,7 +15,7 @@ def check_model(new: ServedModel, old: ServedModel) -> None:
     """See that a model computes finite numbers, and finds something where the one that serves does.
 
     The frames are those of the shipped recording, and the last one in which the serving model found
-    something: a model of other goods may find nothing in the recording, and has to find them there.
+    something: a model of other objects may find nothing in the recording, and has to find them there.
 
     Raises:
         ModelError: some output is not finite, or the new model finds nothing in any of the frames and the

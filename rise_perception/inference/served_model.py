@@ -233,7 +233,7 @@ class ServedModel:
         precision: str,
         activate: bool,
     ) -> BackgroundBuild:
-        """Begin to build an engine in the background; what serves goes on serving, also when it fails.
+        """Begin to build an engine in the background; the active engine keeps serving, also when it fails.
 
         Args:
             size: height and width of the camera's images.

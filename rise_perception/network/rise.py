@@ -222,7 +222,7 @@ def _class_head(width: int, classes: int) -> nn.Linear:
 
 
 def _box_head(width: int, size: float = 0.0) -> MLP:
-    """A head that starts with deltas of zero, but for ``size`` on width and height."""
+    """A head that starts with deltas of zero, except ``size`` on width and height."""
     head = MLP(width, width, 4, 3)
     last = cast(nn.Linear, head.layers[-1])
     nn.init.zeros_(last.weight)

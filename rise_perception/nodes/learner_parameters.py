@@ -56,7 +56,7 @@ TABLE = ParameterTable(
                 "Node that is told when another version is to serve, relative to this namespace; empty for "
                 "none.",
             ),
-            "nice": Parameter(10, "By how much the learner stands back from other processes.", (0, 19)),
+            "nice": Parameter(10, "Niceness of the learner: its priority below other processes.", (0, 19)),
         },
         "Updates": {
             name: Parameter(default, sentence, limits)

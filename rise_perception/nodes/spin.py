@@ -82,7 +82,7 @@ def lower_priority(nice: int) -> None:
     """Give way to other processes, by 0 to 19.
 
     Linux weighs sessions before it weighs the processes within: a process that is a session of its own, as
-    those that :class:`rise_perception.nodes.node_process.NodeProcess` starts, has to stand back as such.
+    those that :class:`rise_perception.nodes.node_process.NodeProcess` starts, has to be lowered as such.
     """
     os.nice(nice)
     if os.getsid(0) == os.getpid():

@@ -30,7 +30,7 @@ def train_referring(
 ) -> ReferringCard:
     """Train, choose thresholds on the validation sentences, and write the model.
 
-    A second call goes on after the last finished pass of the first.
+    A second call resumes after the last finished pass of the first.
 
     Args:
         config: what to train on what.

@@ -1,6 +1,6 @@
 """A picking cell that no training set shows: its own parts, hard light, one camera, tote after tote.
 
-The goods of a cell are a catalogue that comes again and again, as in a real one: what is learned from one
+The objects of a cell are a catalogue that comes again and again, as in a real one: what is learned from one
 tote can be measured on others. A suction cup takes what the robot aims at; the physics is the tote world's.
 """
 
@@ -38,7 +38,7 @@ class CellSettings:
 
     Attributes:
         seed: another seed, another cell.
-        catalogue: different goods that it handles.
+        catalogue: different objects that it handles.
         items: in a full tote.
         width, height: pixels.
     """

@@ -1,4 +1,4 @@
-"""Goods that no data set of the tote world shows: fittings, gears, brackets, parts of several pieces.
+"""Objects that no data set of the tote world shows: fittings, gears, brackets, parts of several pieces.
 
 They stand for what arrives at a cell after the model was trained; see :mod:`rise_perception.simulation.cell`.
 """

@@ -108,7 +108,7 @@ class Trainer:
             self._spent = saved_seconds(self.out / CHECKPOINT)
 
     def run(self) -> ModelCard | None:
-        """Train to the end and write the model; a second call goes on where it was.
+        """Train to the end and write the model; a second call resumes.
 
         Returns:
             the model's card; None when :attr:`stopping` was set, and the state alone is written.

@@ -137,7 +137,7 @@ class GateDecision:
 def gate_candidate(
     serving: Measured, candidate: Measured, base: AnchorFigures, config: GateConfig, looks: int = 1
 ) -> GateDecision:
-    """Compare a candidate with what serves; both were measured on the same images and labels.
+    """Compare a candidate with the active version; both were measured on the same images and labels.
 
     Args:
         serving, candidate: their figures.

@@ -48,7 +48,7 @@ from rise_perception.grasp_learning.update.update_log import complete_history, w
 from rise_perception.inference.pick_success import CARD_KEY
 from rise_perception.network.card import ModelCard, file_checksum
 
-#: How often a candidate that forgets anchors is drawn back towards the first model, and to which part.
+#: How often a candidate that forgets anchors is interpolated with the first model, and by how much.
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
 #: Versions whose figures on the anchors are remembered.
 MAX_MEASURED = 50
@@ -234,7 +234,7 @@ class OnlineLearner:
         """Take serving weights back whose grasps succeed less often than those before them.
 
         Returns:
-            what serves instead; None when nothing has changed.
+            the version that serves instead; None when nothing has changed.
         """
         serving, current = self.models.serving(), self.models.current()
         if current is None or self.memory.paused:
@@ -343,7 +343,7 @@ class OnlineLearner:
     def judge(
         self, place: Path, card: ModelCard, heldout: list[Entry], stop: Event
     ) -> tuple[ModelCard, GateDecision, Measured, Measured]:
-        """The gate's decision on the candidate in ``place``; one that forgets is drawn back and tried again.
+        """The gate's decision on the candidate in ``place``, interpolated where it forgets.
 
         Args:
             place: folder of the candidate; the weights in it may be replaced.

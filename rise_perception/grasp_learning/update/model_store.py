@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 @dataclass(frozen=True)
 class Current:
-    """What serves.
+    """The active version.
 
     Attributes:
         version: the serving version.
@@ -129,7 +129,7 @@ class ModelStore:
         Args:
             root: the folder; created when ``write``.
             write: needed for everything that changes it.
-            max_versions: the oldest ones beyond this are removed, but for the serving one, the one before it,
+            max_versions: the oldest ones beyond this are removed, except the serving one, the one before it,
                 the first one and snapshots.
 
         Raises:
@@ -148,7 +148,7 @@ class ModelStore:
     # -- reading -----------------------------------------------------------------------------------
 
     def current(self) -> Current | None:
-        """What serves; None before :meth:`begin`, or when the file is damaged (:meth:`damaged` says how)."""
+        """The active version; None before :meth:`begin`, or when damaged (see :meth:`damaged`)."""
         try:
             return self._current()
         except ModelError:
@@ -362,7 +362,7 @@ class ModelStore:
         with self._mutex:
             serving, current = self.serving(), self._known()
             kept = sum(bool(model.facts.get("kept")) for model in self.versions())
-            if kept + 3 > self.max_versions:  # room for what serves and what served before
+            if kept + 3 > self.max_versions:  # room for the active version and the one before it
                 raise ModelError(
                     f"{self.root} keeps {kept} snapshots, and holds {self.max_versions} versions; remove "
                     "some, or raise max_versions"
@@ -405,7 +405,7 @@ class ModelStore:
         return current
 
     def _repair(self) -> None:
-        """After a crash or a damaged disk: what can serve is what serves."""
+        """After a crash or a damaged disk: a version that is whole becomes the active one."""
         current = self.current()
         try:
             good = self.serving()

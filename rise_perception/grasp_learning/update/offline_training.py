@@ -1,4 +1,4 @@
-"""Learning away from the robot: recordings and stores brought home become episodes, and these a model."""
+"""Learning away from the robot: recordings and collected stores become episodes, and these a model."""
 
 from __future__ import annotations
 

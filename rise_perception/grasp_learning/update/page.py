@@ -97,7 +97,7 @@ def updates_section(models: ModelStore) -> Section:
 
 
 def versions_section(models: ModelStore) -> Section:
-    """Every version of the model, newest first; what serves, and what it came from."""
+    """Every version of the model, newest first; the active one, and what it came from."""
     current = models.current()
     serving = "" if current is None else current.version
     rows = [

@@ -206,7 +206,7 @@ def _refuted(episode: Episode, labels: EpisodeLabels, certain: np.ndarray) -> _O
 def _unmoved(
     episode: Episode, episode_labels: EpisodeLabels, network: NetworkConfig, certain: np.ndarray
 ) -> _Objects:
-    """Predictions that look the same in the frame after, but for those on ``certain`` items (N, H, W)."""
+    """Predictions that look the same in the frame after, except on ``certain`` items (N, H, W)."""
     found = episode.before.instances
     if found is None or len(episode_labels.unmoved) == 0:
         return _none(episode)

@@ -95,7 +95,7 @@ class Runtime(Protocol):
         Args:
             engine: as :meth:`build` made it.
             precision: of the engine.
-            beside: a folder of this engine alone, for a runtime that keeps files of its own; what serves any
+            beside: a folder of this engine alone, for a runtime that keeps files of its own; files for any
                 engine may lie in the folder above.
 
         Raises:
