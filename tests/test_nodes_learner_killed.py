@@ -80,7 +80,6 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
         "iterations": 1,
         "batch": 2,
         "episode_batch": 2,
-        "heldout_cycle": 40.0,
         "min_heldout": 2,
         "max_versions": 5,
         "nice": 0,

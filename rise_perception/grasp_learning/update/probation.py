@@ -13,7 +13,7 @@ from rise_perception.grasp_learning.update.outcomes import GraspOutcome
 
 #: Success that may be lost before weights are taken back, and how certain the loss has to be.
 MARGIN, CERTAIN = 0.05, 0.98
-#: Grasps with the new weights below which nothing is concluded, and those with the old ones that are compared.
+#: Grasps with the new weights below which nothing is concluded, and with the old ones that are compared.
 MIN_GRASPS, COMPARED = 10, 150
 #: Draws from the posteriors.
 DRAWS = 4000
