@@ -57,7 +57,7 @@ class Home:
             "iterations": 1,
             "batch": 2,
             "episode_batch": 2,
-            "heldout_cycle": 40,  # every fourth grasp
+            "heldout_fraction": 0.25,  # each grasp is a scene
             "min_heldout": 2,
             "min_gain": 0.5,  # more than luck brings random weights
             "threads": 1,
@@ -132,10 +132,10 @@ def test_stores_are_merged_without_doubles(rise: Rise, home: Home, tmp_path: Pat
 def test_rounds_follow_until_nothing_is_new_and_end_with_the_time(
     rise: Rise, home: Home, tmp_path: Path
 ) -> None:
-    status, out, _ = rise(*home.command(tmp_path, home.bag, most_new=5, minutes=1e-9))
+    status, out, _ = rise(*home.command(tmp_path, home.bag, max_episodes=5, minutes=1e-9))
     assert status == 2
     assert "not learned: time is over, and 12 episodes are new; run it again" in out
-    status, out, _ = rise(*home.command(tmp_path, home.bag, most_new=5))
+    status, out, _ = rise(*home.command(tmp_path, home.bag, max_episodes=5))
     assert status == 0
     assert "update 3: " in out
     assert "update 4: " not in out

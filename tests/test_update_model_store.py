@@ -103,11 +103,11 @@ def test_what_was_only_looked_at_may_serve_when_it_is_accepted_later(store: Mode
     assert add_version(store, 1, accepted=False).facts["accepted"]  # what has served may serve again
 
 
-def test_a_snapshot_remembers_what_must_not_be_lost(store: ModelStore) -> None:
+def test_a_snapshot_remembers_what_it_was_trained_on(store: ModelStore) -> None:
     base = store.serving().version
-    version = add_version(store, 1, accepted=True, best_anchors={"abc": 0.6}).version
+    version = add_version(store, 1, accepted=True, episodes=("abc",)).version
     store.promote(version, base)
-    assert store.snapshot("").facts["best_anchors"] == {"abc": 0.6}
+    assert store.snapshot("").facts["episodes"] == ("abc",)
 
 
 def test_a_candidate_of_an_older_parent_is_not_promoted(store: ModelStore) -> None:

@@ -37,7 +37,7 @@ USEFULNESS = (
     Verdict.CORRECTED,
 )
 #: Stamp, session and digest; digits are those of ASCII, and the stamp fits 64 bits.
-_NAME = re.compile(r"[0-9]{1,18}(-[A-Za-z0-9]{1,32})?-[0-9a-f]{1,64}")
+_NAME = re.compile(r"[0-9]{1,19}(-[A-Za-z0-9]{1,32})?-[0-9a-f]{1,64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -20,8 +20,9 @@ from rise_perception.inference.pick_success import FEATURES, PickSuccess, pick_f
 
 #: Outcomes, and those of the rarer kind, from which a head is fitted.
 MIN_OUTCOMES, MIN_OF_A_KIND = 8, 2
-#: Strength of the prior that a feature, or a value of the embedding, says nothing.
-FEATURE_PRIOR, EMBEDDING_PRIOR = 1.0, 30.0
+#: Strength of the prior that a feature, or a value of the embedding, says nothing. With a tenth of it the
+#: head of 18 to 36 grasps foretold those in other totes of a simulated cell worse than their rate did.
+FEATURE_PRIOR, EMBEDDING_PRIOR = 10.0, 100.0
 #: Rounds of Newton's method; it converges in less.
 ROUNDS = 25
 #: Verdicts and causes in which what the robot reports contradicts what the camera saw.
