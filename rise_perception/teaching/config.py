@@ -17,7 +17,7 @@ HELD_OUT = 0.25
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a round trains; the defaults are the measured ones of docs/teach.md.
+    """How a round trains; the defaults are the recipe that docs/teach.md measured, as a whole.
 
     Attributes:
         learning_rate: of AdamW, at its highest; the backbone's is a tenth of it.

@@ -64,7 +64,7 @@ class UpdateConfig:
     Attributes:
         parameters: what is trained: ``adapter``, the norms, the biases and the class heads behind the
             backbone (some ten thousand numbers, which stay where they are in the network, so that engines
-            are rebuilt or refitted as after any training), or ``all``.
+            are rebuilt or refitted as after any training), or ``all``, which is what was measured.
         iterations: most steps.
         seconds: most time they may take.
         batch: views of labelled anchors in a step, an even number.
@@ -80,12 +80,12 @@ class UpdateConfig:
         seed: of order and augmentation.
     """
 
-    parameters: str = "adapter"
-    iterations: int = 60
-    seconds: float = 300.0
-    batch: int = 2
+    parameters: str = "all"
+    iterations: int = 120
+    seconds: float = 600.0
+    batch: int = 4
     episode_batch: int = 4
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     average: float = 0.98
     objects: int = 4
     label_weight: float = 1.0
