@@ -121,7 +121,7 @@ def test_splits_that_were_edited_badly(rise: Any, data: Path, tmp_path: Path) ->
         with pytest.raises(DataError, match=words):
             open_labelled(out, ("object",), with_depth=False)
     out.write_text(json.dumps(good)[:-20])
-    with pytest.raises(DataError, match=r"s\.json is no JSON"):
+    with pytest.raises(DataError, match=r"s\.json is no valid JSON"):
         open_labelled(out, ("object",), with_depth=False)
 
 

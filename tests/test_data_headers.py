@@ -33,7 +33,8 @@ def test_sizes_of_all_formats(suffix: str) -> None:
     assert check_pixels(content, "it") == (48, 65)
     with pytest.raises(ImageError, match=r"it says that it has 65x48 pixels.*at most"):
         check_pixels(content, "it", 48 * 65 - 1)
-    for cut in (content[:12], content[:20], b"", b"x" * 100):
+    early = content[:8] if suffix == ".ppm" else content[:20]  # a PPM says its size in its first 12 bytes
+    for cut in (content[:8], early, b"", b"x" * 100):
         with pytest.raises(ImageError, match=r"^it: cannot be decoded"):
             check_pixels(cut, "it")
 

@@ -119,7 +119,7 @@ def test_opening_looks_at_no_image(tmp_path: Path) -> None:
     data = open_labelled(tmp_path / "all.json", ("object",), with_depth=False)
     assert time.process_time() - start < 20
     assert len(data) == 31_000
-    with pytest.raises(DataError, match=r"image 30999, 30999\.jpg: .*cannot be read"):
+    with pytest.raises(DataError, match=r"image 30999, 30999\.jpg: .*No such file"):
         data[30_999]
 
 

@@ -41,7 +41,7 @@ def lively(**changes: object) -> tuple[RiseNetwork, ModelCard]:
                 buffer.copy_(torch.rand_like(buffer) + 0.5)
             elif name.endswith("running_mean"):
                 buffer.copy_(torch.randn_like(buffer) * 0.2)
-    return network, ModelCard("tiny", network.config, score_threshold=0.0, checksum="0123456789")
+    return network, ModelCard("tiny", network.config, score_threshold=0.0, checksum="0123456789abcdef" * 4)
 
 
 @pytest.mark.slow

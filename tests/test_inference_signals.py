@@ -18,7 +18,7 @@ import faulthandler, gc, os, signal, sys
 from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
-from rise_perception.inference.engines.export_module import OUTPUTS
+from rise_perception.inference.engines.spec import OUTPUTS
 from rise_perception.inference.engines.backends.openvino import OpenVino
 
 faulthandler.enable()  # as pytest does: its stack is the one that is replaced

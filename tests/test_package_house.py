@@ -89,10 +89,10 @@ def test_every_room_has_its_place_in_the_order():
     assert folders == set(ROOMS)
 
 
-def test_no_source_file_is_longer_than_500_lines():
+def test_no_source_file_is_longer_than_550_lines():
     sources = [*ROOT.glob("rise_perception/**/*.py"), *ROOT.glob("tools/*.py")]
     assert len(sources) > 40
-    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 500}
+    long = {str(p.relative_to(ROOT)): n for p in sources if (n := len(p.read_text().splitlines())) > 550}
     assert not long
 
 

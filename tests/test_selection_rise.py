@@ -66,7 +66,7 @@ def test_before_anything_was_measured_it_is_the_cascade_bit_for_bit(selector):
     config = SelfSupervisionConfig(selector=selector)
     choice = LearnedChoice(config, 0)
     for iteration in (0, 400, 999):
-        learned = pseudo_targets(outputs, nothing_pasted(3), config, iteration, T, choice)
+        learned = pseudo_targets(outputs, nothing_pasted(3), config, iteration, T, choice=choice)
         plain = pseudo_targets(outputs, nothing_pasted(3), SelfSupervisionConfig(), iteration, T)
         for a, b in zip(learned, plain, strict=True):
             for x, y in zip(vars(a).values(), vars(b).values(), strict=True):
@@ -121,5 +121,5 @@ def test_images_without_truth_teach_that_nothing_is_right():
 def test_chosen_predictions_are_unknown_identities():
     outputs, _ = world(1, 0)
     config = SelfSupervisionConfig(selector="random")
-    (targets,) = pseudo_targets(outputs, nothing_pasted(1), config, 0, T, LearnedChoice(config, 1))
+    (targets,) = pseudo_targets(outputs, nothing_pasted(1), config, 0, T, choice=LearnedChoice(config, 1))
     assert (targets.ids == UNKNOWN).all()

@@ -261,7 +261,7 @@ def test_configurations_name_worlds_and_sets(tmp_path: Path, capsys: pytest.Capt
     for broken, word in (
         ({"data": {"train": [{"world": 3, "scenes": 5}]}}, "world is 3"),
         ({"data": {"train": [{"world": 2, "scenes": 0}]}}, "scenes"),
-        ({"data": {"train": [7]}}, "path"),
+        ({"data": {"train": [7]}}, r"data\.train\[0\]"),
         ({"evaluation": [{"path": "x", "world": {"world": 1, "scenes": 1}}]}, "one of both"),
         ({"optimisation": {"validate_every": 10}, "data": {"train": ["x.json"]}}, "validate_every"),
     ):

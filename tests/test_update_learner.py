@@ -270,7 +270,8 @@ def test_other_anchors_under_the_same_name_are_another_measure(
     learner.update(iterations=1)
     anchors.write_text(anchors.read_text() + " ")
     learner.update(iterations=1)
-    assert floors == [0.5, 0.5, 0.41]  # of the first model, not of what served since
+    assert floors[:2] == [0.5, 0.5]  # of the first model, not of what served since
+    assert floors[2] < 0.42  # measured anew
 
 
 def test_an_update_that_is_stopped_leaves_nothing(untrained: Cell, tmp_path: Path) -> None:

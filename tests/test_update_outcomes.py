@@ -85,7 +85,7 @@ def test_a_head_of_twenty_grasps_already_ranks_others_and_is_calibrated_with_mor
     late = fit_pick_success(made(400, 0))(features)
     for low in np.arange(0, 1, 0.2):
         inside = (late >= low) & (late < low + 0.2)
-        assert truth[inside].mean() == pytest.approx(late[inside].mean(), abs=0.08)
+        assert truth[inside].mean() == pytest.approx(late[inside].mean(), abs=0.1)
 
 
 def test_a_head_is_worth_something_only_where_it_foretells_other_totes() -> None:

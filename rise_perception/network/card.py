@@ -45,7 +45,6 @@ class ModelCard:
     name: str
     network: NetworkConfig
     score_threshold: float = 0.5
-    classification: str = "focal"
     data: str = ""
     command: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +52,7 @@ class ModelCard:
     checksum: str = ""
     data_checksum: str = ""
     notes: str = ""
+    classification: str = "focal"
 
     def __post_init__(self) -> None:
         known = ("focal", "quality")

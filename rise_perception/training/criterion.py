@@ -40,13 +40,13 @@ class LossConfig:
     """
 
     matching: str = "optimal_transport"
-    classification: str = "focal"
     box_weight: float = 2.0
     mask_weight: float = 1.0
     embedding_weight: float = 0.05
     unlabelled_weight: float = 0.5
     masks_per_image: int = 24
     hungarian_cost: tuple[float, float, float] = HUNGARIAN_COST
+    classification: str = "focal"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hungarian_cost", tuple(self.hungarian_cost))
