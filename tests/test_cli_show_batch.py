@@ -80,12 +80,14 @@ def test_a_teachers_pseudo_labels_are_white(tmp_path: Path) -> None:
     network = RiseNetwork(
         tiny_config(classes=("object",), containers=(), query_selection="dense", mask_stride=4)
     )
-    scenes, key = Scenes(run), Key(0, False, 2)
-    without, white = draw_scene(scenes, key), (255, 255, 255)
-    row = draw_scene(scenes, key, network.eval())
-    added = row[:, without.shape[1] :]
-    assert np.array_equal(row[:, : without.shape[1]], without)
-    assert (added[30:] == white).all(-1).sum() > 20
+    scenes, white, seen = Scenes(run), (255, 255, 255), 0
+    for position in range(6):  # the view of the student may leave the labels of one scene outside
+        key = Key(position, False, 2)
+        without = draw_scene(scenes, key)
+        row = draw_scene(scenes, key, network.eval())
+        assert np.array_equal(row[:, : without.shape[1]], without)
+        seen = max(seen, int((row[30:, without.shape[1] :] == white).all(-1).sum()))
+    assert seen > 20
 
 
 def test_the_model_must_see_what_the_training_sees(
