@@ -15,11 +15,11 @@ for _package in ("onnx", "onnxruntime", "openvino"):
         _package, reason=f"{_package} is not installed; pip install 'rise_perception[deploy]'"
     )
 
-from rise_perception.inference import segmenter as segmenter_module  # noqa: E402
 from rise_perception.inference.engines.build import RUNTIMES  # noqa: E402
 from rise_perception.inference.engines.cache import EngineCache  # noqa: E402
 from rise_perception.inference.engines.feeds import stored_frames  # noqa: E402
 from rise_perception.inference.segmenter import Segmenter  # noqa: E402
+from rise_perception.inference.served_model import ServedModel  # noqa: E402
 
 pytestmark = pytest.mark.slow
 SIZE = (120, 128)
@@ -148,7 +148,7 @@ def test_whatever_a_swap_raises_is_told(
         raise RuntimeError("CUDA out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(segmenter_module, "ServedModel", runs_out)
+        patched.setattr(ServedModel, "__init__", runs_out)
         segmenter.swap(tmp_path / "same", told.append).join()
     assert len(told) == 1
     assert "RuntimeError: CUDA out of memory" in told[0]

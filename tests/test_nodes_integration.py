@@ -218,7 +218,9 @@ def test_markers_show_what_has_a_place(graph, scene, stamp):
     cubes = [m for m in shown if m.type == Marker.CUBE]
     assert [(c.pose, c.scale) for c in cubes] == [(i.box_pose, i.box_size) for i in placed]
     assert {c.header.frame_id for c in cubes} == {"camera_color_optical_frame"}
-    assert [m.text for m in shown if m.type == Marker.TEXT_VIEW_FACING] == [f"object {i.id}" for i in placed]
+    assert [m.text for m in shown if m.type == Marker.TEXT_VIEW_FACING] == [
+        f"{i.class_name} {i.id}" for i in placed
+    ]
 
 
 def test_a_target_frame_that_is_not_there_is_named_and_nothing_is_misplaced(graph, scene, stamp):

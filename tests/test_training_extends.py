@@ -108,7 +108,10 @@ def test_rows_that_cannot_be(tmp_path: Path) -> None:
         ("self_supervision: {selector: best}", r"self_supervision\.selector is 'best'.*cascade"),
         ("self_supervision: {class_threshold: [0.5]}", r"self_supervision\.class_threshold"),
         ("self_supervision: {teacher: average}\noptimisation: {average: 0}", r"teacher is 'average'"),
-        ("optimisation: {precision: fp16}", r"optimisation\.precision is 'fp16'; it must be auto, fp32 or bf16"),
+        (
+            "optimisation: {precision: fp16}",
+            r"optimisation\.precision is 'fp16'; it must be auto, fp32 or bf16",
+        ),
         ("optimisation: {unlabelled_batch: 3}", r"optimisation\.unlabelled_batch is 3; it must be even"),
         ("optimisation: {clip: 0}", r"optimisation\.clip is 0\.0; it must be above 0"),
         ("loss: {unlabelled_weight: -1}", r"loss\.unlabelled_weight is -1"),

@@ -55,6 +55,8 @@ class Transforms:
         Raises:
             TransformError: it is missing or stale, or there is no tf2_msgs.
         """
+        if target == source:
+            return np.eye(4)
         if TFMessage is None:
             raise TransformError("transforms need tf2_msgs, which is not installed: install ROS's geometry2")
         with self._lock:
