@@ -1,4 +1,4 @@
-"""RISE's unlabelled branch with a selector that learns: it begins as the cascade and never sees hidden truth."""
+"""RISE's unlabelled branch with a selector that learns: it begins as the cascade."""
 
 from __future__ import annotations
 

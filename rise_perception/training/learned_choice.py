@@ -1,8 +1,8 @@
 """RISE's pseudo-labels chosen by a selector that learns on labelled images in disguise.
 
-Labelled views of a batch are predicted like any other. How well each prediction overlaps the truth teaches the
-selector on every other of these views; on the rest its precision is measured beside the cascade's. Where it is
-lower, the cascade chooses. The truth of unlabelled images plays no part: nothing here ever sees it.
+Labelled views of a batch are predicted like any other. How well each prediction overlaps the truth teaches
+the selector on every other of these views; on the rest its precision is measured beside the cascade's. Where
+it is lower, the cascade chooses. The truth of unlabelled images plays no part: nothing here ever sees it.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class LearnedChoice:
             self.learner.save(path)
 
     def load(self, path: Path) -> None:
-        """Read what a policy has learned, if it was written; the cascade chooses until it is measured anew."""
+        """Read what a policy has learned; the cascade chooses until it is measured anew."""
         if isinstance(self.learner, Policy) and path.exists():
             self.learner.load(path)
 
