@@ -107,6 +107,8 @@ def parameters(tmp_path: Path) -> dict[str, Any]:
 
 def check(parameters: dict[str, Any]) -> int:
     """Everything on the disk is whole; how often another version has begun to serve."""
+    if not Path(parameters["model_store"]).is_dir():  # killed before the folder was made
+        return 0
     models = ModelStore(parameters["model_store"])
     current = models.current()
     if current is None:  # killed before there was anything
