@@ -172,7 +172,7 @@ def fooled(grasp: Episode, labels: EpisodeLabels) -> tuple[Episode, EpisodeLabel
         pytest.param(
             fooled,
             marks=pytest.mark.xfail(
-                reason="labels on bare ground can win on held-out labels that share the error; see docs/live.md",
+                reason="errors that held-out labels share can win; see docs/live.md",
                 strict=False,
             ),
         ),
