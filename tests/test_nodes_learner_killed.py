@@ -155,7 +155,7 @@ def test_kill_9_of_the_learner_node_between_two_writes(parameters: dict[str, Any
     log = (tmp_path / "log").read_text()
     assert "Traceback" not in log, log[-3000:]
     assert numbers == sorted(numbers)
-    assert numbers[-1] > 0.1 * KILLS, log[-3000:]  # or there was nothing to interrupt
+    assert numbers[-1] >= 1, log[-3000:]  # or there was nothing to interrupt
     graph = Graph(tmp_path)
     try:
         process = graph.start("learner_node", parameters)
