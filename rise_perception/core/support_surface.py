@@ -1,8 +1,7 @@
 """The surface that items lie on, from one depth picture, and how far each pixel stands above it.
 
-Open3D would segment the plane as well, but it brings 450 MB and no wheel for Python 3.13; a plane in an image
-of inverse depth is linear in the pixel coordinates, so that a handful of NumPy lines fit it without
-intrinsics.
+Open3D would segment the plane as well, but from points, which need intrinsics that a segmenter lacks. A plane
+is linear in the pixel coordinates of an image of inverse depth, so that a few NumPy lines fit it there.
 """
 
 from __future__ import annotations

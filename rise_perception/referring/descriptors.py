@@ -1,7 +1,6 @@
 """Numbers that describe a crop: orientations of edges in picture, mask and relief, and measures of its shape.
 
-They are fixed; what is learned starts after them. From the few thousand crops that a core renders in minutes,
-that recognises kinds better than a convolutional network learned from the same crops.
+They are fixed; what is learned starts after them: few thousand crops and minutes of one core have to do.
 """
 
 from __future__ import annotations
