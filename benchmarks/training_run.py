@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rise_perception.training.batches import Batch, Scenes, seeded_order, training_loader
+from rise_perception.training.batches import Batch
 from rise_perception.training.config import TrainConfig
+from rise_perception.training.loader import seeded_order, training_loader
+from rise_perception.training.scenes import Scenes
 from rise_perception.training.trainer import Trainer
 
 #: Steps before the first that counts.

@@ -15,6 +15,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed; `make venv`
 
 from builtin_interfaces.msg import Time  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from node_server import ForkedNode  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rise_msgs.msg import InstanceArray  # noqa: E402
@@ -70,7 +71,7 @@ class Graph:
     ) -> NodeProcess:
         """Starts a node of the package."""
         log = self._folder / f"{name}-{len(self._processes)}.log"
-        process = NodeProcess(name, parameters, env or self.env, log, self.namespace or "/")
+        process = ForkedNode(name, parameters, env or self.env, log, self.namespace or "/")
         self._processes.append(process)
         return process
 

@@ -17,9 +17,9 @@ from rise_perception.network.card import ModelCard
 from rise_perception.network.checkpoint import save_model
 from rise_perception.network.rise import RiseNetwork
 from rise_perception.training.batch_pictures import PANEL, draw_scene
-from rise_perception.training.batches import Key, Scenes
 from rise_perception.training.config import DataConfig, read_train_config
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
+from rise_perception.training.scenes import Key, Scenes
 
 
 @pytest.fixture

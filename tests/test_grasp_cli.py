@@ -10,16 +10,15 @@ import pytest
 from grasping import HEIGHT, WIDTH, episode, picture
 
 from rise_perception.data.images import read_image, write_image
+from rise_perception.evaluation.panels import LINE
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.pictures import (
     APPEARED,
-    CAPTION,
     GAP,
     LABEL,
     LEFT,
     PANEL,
-    TITLE,
     draw_labels,
 )
 
@@ -44,7 +43,7 @@ def test_a_store_is_listed_drawn_and_merged(rise, tmp_path):
     pictures = list((tmp_path / "out").glob("*.jpg"))
     assert len(pictures) == 2
     assert read_image(pictures[0]).shape == (
-        HEIGHT * PANEL // WIDTH + CAPTION + TITLE,
+        HEIGHT * PANEL // WIDTH + 2 * LINE,
         4 * PANEL + 3 * GAP,
         3,
     )
@@ -75,7 +74,7 @@ def test_what_is_no_store_is_named(rise, tmp_path):
 def panel(drawn: np.ndarray, number: int) -> np.ndarray:
     """One panel of a drawn episode_labels, at the size of its frame."""
     start = number * (PANEL + GAP)
-    return cv2.resize(drawn[TITLE:, start : start + PANEL], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    return cv2.resize(drawn[LINE:, start : start + PANEL], (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
 def near(picture_: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

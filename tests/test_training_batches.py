@@ -14,19 +14,10 @@ from tiny_data import configure, labelled, rectangles, write_data
 from rise_perception.core.errors import ConfigError, DataError
 from rise_perception.data.coco import LabelledImage
 from rise_perception.training import distributed
-from rise_perception.training.batches import (
-    Key,
-    Sample,
-    Scene,
-    Scenes,
-    SeededOrder,
-    collate,
-    downscale,
-    make_targets,
-    to_network,
-    training_loader,
-)
+from rise_perception.training.batches import Sample, Scene, collate, make_targets, to_network
 from rise_perception.training.boxes import to_corners
+from rise_perception.training.loader import SeededOrder, training_loader
+from rise_perception.training.scenes import Key, Scenes, downscale
 
 
 def two(height: int = 64, width: int = 96, depth: bool = True) -> LabelledImage:

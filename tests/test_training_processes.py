@@ -20,9 +20,10 @@ import yaml
 from tiny import shake
 from tiny_data import configure, write_data
 
-from rise_perception.training.batches import Scenes, training_loader
 from rise_perception.training.config import SequenceConfig, TrainConfig
+from rise_perception.training.loader import training_loader
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
+from rise_perception.training.scenes import Scenes
 from rise_perception.training.trainer import HISTORY, Trainer
 
 

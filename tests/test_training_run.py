@@ -34,9 +34,10 @@ from rise_perception.simulation.world_source import (
     record_path,
 )
 from rise_perception.training.assessment import EvaluationSet
-from rise_perception.training.batches import Scenes, Sources, training_loader
 from rise_perception.training.config import DataConfig, TrainConfig, read_train_config
+from rise_perception.training.loader import training_loader
 from rise_perception.training.run import Interrupted, data_checksum, one_writer, train
+from rise_perception.training.scenes import Scenes, Sources
 from rise_perception.training.trainer import BEST, CHECKPOINT, Trainer
 from rise_perception.training.training_page import PAGE, history
 

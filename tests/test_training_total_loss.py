@@ -18,11 +18,13 @@ from rise_perception.core.errors import ConfigError
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training import pseudo_labels
 from rise_perception.training.association import association_loss
-from rise_perception.training.batches import Batch, Key, Scenes, to_network, training_loader
+from rise_perception.training.batches import Batch, to_network
 from rise_perception.training.config import SequenceConfig, TrainConfig
 from rise_perception.training.criterion import LossConfig, match, supervised_loss
+from rise_perception.training.loader import training_loader
 from rise_perception.training.matching import MATCHERS, Targets
 from rise_perception.training.pseudo_labels import UNKNOWN, SelfSupervisionConfig
+from rise_perception.training.scenes import Key, Scenes
 from rise_perception.training.sequence import FIRST_PASTED
 from rise_perception.training.total_loss import unified_loss, unlabelled_loss
 

@@ -19,10 +19,11 @@ from rise_perception.core.errors import DataError, ModelError
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.rise import RiseNetwork
 from rise_perception.training import trainer as trainer_module
-from rise_perception.training.batches import Scenes, training_loader
 from rise_perception.training.config import OptimisationConfig, SequenceConfig, TrainConfig
 from rise_perception.training.criterion import PARTS
+from rise_perception.training.loader import training_loader
 from rise_perception.training.pseudo_labels import SelfSupervisionConfig
+from rise_perception.training.scenes import Scenes
 from rise_perception.training.train_state import MovingAverage
 from rise_perception.training.trainer import (
     CHECKPOINT,

@@ -47,8 +47,9 @@ from rise_perception.network.build import build_network
 from rise_perception.network.card import ModelCard
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.training.batches import Batch, collate, seeded_order
+from rise_perception.training.batches import Batch, collate
 from rise_perception.training.criterion import LossConfig, supervised_loss
+from rise_perception.training.loader import seeded_order
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import UNKNOWN
 from rise_perception.training.sequence import FIRST_PASTED

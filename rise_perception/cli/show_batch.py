@@ -37,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.inference.segmenter import find_model
     from rise_perception.network.checkpoint import load_model
     from rise_perception.training.batch_pictures import draw_scene
-    from rise_perception.training.batches import Scenes, seeded_order
     from rise_perception.training.config import read_train_config
+    from rise_perception.training.loader import seeded_order
+    from rise_perception.training.scenes import Scenes
 
     config = read_train_config(args.config)
     last = config.optimisation.iterations

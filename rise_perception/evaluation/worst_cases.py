@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 
 from rise_perception.evaluation.overlay import draw_label_map
+from rise_perception.evaluation.panels import fit_width, side_by_side
 
 PANEL_WIDTH = 420  # pixels of each of the three panels
 
@@ -46,17 +46,8 @@ def draw_row(title: str, image: np.ndarray, truth: np.ndarray, prediction: np.nd
     Returns:
         (h, 3 * PANEL_WIDTH, 3) uint8 RGB.
     """
-    height = max(1, round(image.shape[0] * PANEL_WIDTH / image.shape[1]))
-    shrink = image.shape[1] > PANEL_WIDTH
-    panels = [
-        cv2.resize(panel, (PANEL_WIDTH, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        for panel in (image, draw_label_map(image, truth), draw_label_map(image, aligned(prediction, truth)))
-    ]
-    head = np.full((26, 3 * PANEL_WIDTH, 3), 32, np.uint8)
-    for column, text in enumerate((title, "truth", "prediction")):
-        place = (column * PANEL_WIDTH + 8, 18)
-        cv2.putText(head, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
-    return np.vstack([head, np.hstack(panels)])
+    drawn = (image, draw_label_map(image, truth), draw_label_map(image, aligned(prediction, truth)))
+    return side_by_side([fit_width(p, PANEL_WIDTH) for p in drawn], (title, "truth", "prediction"))
 
 
 def aligned(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:

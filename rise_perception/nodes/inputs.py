@@ -35,12 +35,19 @@ class CameraInputs:
     Args:
         node: that subscribes.
         given: the values of :func:`rise_perception.nodes.camera_parameters.camera_parameters`.
+        patience: seconds for which a colour image waits for its depth; asked before each frame.
         report: told of publishers with another quality of service.
     """
 
-    def __init__(self, node: Node, given: SimpleNamespace, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        given: SimpleNamespace,
+        patience: Callable[[], float],
+        report: Callable[[str], None],
+    ) -> None:
         self._node = node
-        self._report = report
+        self._patience, self._report = patience, report
         self.color_topic = node.resolve_topic_name(given.color_topic)
         self.depth_topic = node.resolve_topic_name(given.depth_topic) if given.depth_topic else ""
         self.info_topic = node.resolve_topic_name(given.info_topic)
@@ -92,16 +99,12 @@ class CameraInputs:
         with self._condition:
             while not self._stopped:
                 now = time.monotonic()
+                self.pairing.patience = self._patience()
                 pair = self.pairing.take(now)
                 if pair is not None:
                     return pair
                 self._condition.wait(self.pairing.wait_time(now))
             return None
-
-    def set_patience(self, seconds: float) -> None:
-        """How long a colour image waits for its depth, from now on."""
-        with self._condition:
-            self.pairing.patience = seconds
 
     def camera(self, width: int, height: int) -> CameraIntrinsics | None:
         """Intrinsics of the colour image if it is of this size; None, and a condition says why, otherwise."""

@@ -85,7 +85,7 @@ class InteractionNode(Node):
         self._stored, self._store_bytes = len(self._store.entries()), self._store.size()
         self._diagnostics = Diagnostics(self, self._conditions, ("interaction", "capturing"))
         report = self._diagnostics.error
-        self._inputs = CameraInputs(self, p, report)
+        self._inputs = CameraInputs(self, p, lambda: self.parameters["depth_patience_s"], report)
         self._transforms = Transforms(self)
         self._reader = FrameReader(self._inputs, self._transforms, report)
         self._inputs.open()
@@ -350,7 +350,6 @@ class InteractionNode(Node):
             found.append((ERROR, text, {}))
         if self._full:
             found.append((ERROR, f"not capturing: {self._full}", {}))
-        self._inputs.set_patience(self.parameters["depth_patience_s"])
         if self._inputs.has_depth_info:
             self._transforms.listen()
         return [*found, *self._inputs.conditions()]

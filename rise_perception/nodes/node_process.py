@@ -102,14 +102,18 @@ class NodeProcess:
         command += ["-r", f"__ns:={namespace}"]
         for key, value in parameters.items():
             command += ["-p", f"{key}:={_yaml(value)}"]
-        out: int | IO[bytes] = subprocess.DEVNULL if log is None else log.open("wb")
-        error = None if log is None else subprocess.STDOUT
+        self._process = self._launch(command, env)
+
+    def _launch(self, command: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        out: int | IO[bytes] = subprocess.DEVNULL if self.log is None else self.log.open("wb")
+        error = None if self.log is None else subprocess.STDOUT
         # A group of its own: Ctrl-C reaches the parent, which ends its nodes in order.
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             command, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=error, start_new_session=True
         )
         if not isinstance(out, int):
             out.close()
+        return process
 
     def poll(self) -> int | None:
         """Exit status, None while the node runs."""

@@ -32,13 +32,16 @@ class Places:
         self.target_frame = ""
 
     def set(self, workspace: str, target_frame: str) -> None:
-        """Takes the parameters' values, from the executor's thread; they hold from the next frame on."""
+        """Takes the parameters' values, which hold from the next frame on."""
         if workspace != self._text:
             self._workspace, self._text = parse_workspace(workspace), workspace
         if target_frame != self.target_frame:
             self.target_frame, self._problem = target_frame, ""
-        if target_frame or isinstance(self._workspace, FrameBox):
-            self._transforms.listen()
+
+    @property
+    def needs_transforms(self) -> bool:
+        """True when /tf has to be listened to."""
+        return bool(self.target_frame) or isinstance(self._workspace, FrameBox)
 
     def restrict(self, frame: Frame, instances: Instances) -> tuple[Instances, np.ndarray | None]:
         """The instances inside the workspace, and (H, W) bool, what is outside; None without a workspace.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 
 from rclpy.clock import Clock, ClockType
@@ -110,7 +111,8 @@ class SegmentationNode(LifecycleNode):
         self._referral.load(ReferralSettings(given.refer_model, given.refer_catalogue, given.device))
         self._tracker.reset()
         self._outputs = Outputs(self, self._diagnostics.error)
-        self._inputs = CameraInputs(self, given, self._diagnostics.error)
+        patience = partial(self.parameters.__getitem__, "depth_patience_s")
+        self._inputs = CameraInputs(self, given, patience, self._diagnostics.error)
         parts = self._inputs, segmenter, self._outputs
         self._worker = threading.Thread(target=self._work, args=parts, name=WORKER, daemon=True)
         self._worker.start()
@@ -125,7 +127,6 @@ class SegmentationNode(LifecycleNode):
         assert self._inputs is not None
         self._announced = None
         self._announce()
-        self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
         self._active = True
         self.get_logger().info(f"serving {self._segmenter.version}; camera {self._inputs.color_topic}")
         return result
@@ -239,6 +240,7 @@ class SegmentationNode(LifecycleNode):
         self._image_size = frame.image.shape[0], frame.image.shape[1]
         segmenter.score_threshold = self.parameters["score_threshold"]
         segmenter.min_relief_mm = self.parameters["min_relief_mm"]
+        self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
         instances, outside = self._places.restrict(frame, segmenter(frame.image, frame.depth))
         instances = self._tracker.update(instances, frame.stamp)
         self._known_ids = instances.ids.tolist()
@@ -267,9 +269,7 @@ class SegmentationNode(LifecycleNode):
         """Subscribes while somebody listens; takes over what was changed while the node runs."""
         if not self._active or self._inputs is None or self._outputs is None:
             return
-        self._inputs.set_patience(self.parameters["depth_patience_s"])
-        self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
-        if self._inputs.has_depth_info:
+        if self._inputs.has_depth_info or self._places.needs_transforms:
             self._transforms.listen()
         self._announce()
         wanted = self._outputs.wanted() or self._segment.waits or self._referral.waits

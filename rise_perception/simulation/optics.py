@@ -53,21 +53,12 @@ def photograph(
     shot, read = (
         (rng.uniform(0, 0.15), rng.uniform(0, 1)) if clean else (rng.uniform(0.2, 1.0), rng.uniform(0.5, 4))
     )
-    deviation = np.sqrt(read**2 + shot**2 * np.maximum(picture, 0) * 0.3)
-    speckle = grain.standard_normal(picture.shape, np.float32)
-    if rng.random() < 0.5:
-        speckle = cv2.GaussianBlur(speckle, (0, 0), 0.7) * 2.0
-    picture = picture + deviation * speckle
+    picture = sensor.with_noise(rng, grain, picture, shot, read)
     if rng.random() < 0.45:
         picture += rng.uniform(0.3, 1.5) * (
             picture - cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.8, 1.6)))
         )
-    out = np.clip(picture, 0, 255).astype(np.uint8)
-    if rng.random() < 0.6:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 96))]
-        compressed = cv2.imencode(".jpg", out[..., ::-1], quality)[1]
-        out = np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR))[..., ::-1]
-    return np.ascontiguousarray(out)
+    return sensor.stored(rng, picture, compressed=0.6, worst=30)
 
 
 def measure_depth(

@@ -46,18 +46,30 @@ def photograph(
     picture = grey + (picture - grey) * rng.uniform(0.6, 1.25)
     picture = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), float(rng.uniform(0.3, 0.9)))
     shot, read = float(rng.choice([rng.uniform(0.1, 0.5), rng.uniform(0.5, 1.6)])), rng.uniform(0.5, 4)
+    picture = with_noise(rng, grain, picture, shot, read)
+    if rng.random() < 0.35:  # sharpened by the camera
+        picture += rng.uniform(0.4, 1.5) * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    return stored(rng, picture, compressed=0.5, worst=40)
+
+
+def with_noise(
+    rng: np.random.Generator, grain: np.random.Generator, picture: np.ndarray, shot: float, read: float
+) -> np.ndarray:
+    """(H, W, 3) ``picture`` in grey values with noise: ``read`` as a floor, ``shot`` with the light."""
     deviation = np.sqrt(read**2 + shot**2 * np.maximum(picture, 0) * 0.3)
     speckle = grain.standard_normal(picture.shape, np.float32)
     if rng.random() < 0.5:  # the noise of a demosaiced picture spans more than a pixel
         speckle = cv2.GaussianBlur(speckle, (0, 0), 0.7) * 2.0
-    picture = picture + deviation * speckle
-    if rng.random() < 0.35:  # sharpened by the camera
-        picture += rng.uniform(0.4, 1.5) * (picture - cv2.GaussianBlur(picture, (0, 0), 1.2))
+    return np.asarray(picture + deviation * speckle)
+
+
+def stored(rng: np.random.Generator, picture: np.ndarray, compressed: float, worst: int) -> np.ndarray:
+    """(H, W, 3) uint8 of ``picture``; in a fraction ``compressed`` through JPEG of ``worst`` to 95."""
     out = np.clip(picture, 0, 255).astype(np.uint8)
-    if rng.random() < 0.5:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]
-        compressed = cv2.imencode(".jpg", out[..., ::-1], quality)[1]
-        out = np.asarray(cv2.imdecode(compressed, cv2.IMREAD_COLOR))[..., ::-1]
+    if rng.random() < compressed:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(worst, 96))]
+        encoded = cv2.imencode(".jpg", out[..., ::-1], quality)[1]
+        out = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))[..., ::-1]
     return np.ascontiguousarray(out)
 
 

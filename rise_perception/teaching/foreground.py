@@ -22,7 +22,8 @@ from rise_perception.data.annotated import IGNORED_ID
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 from rise_perception.network.representation import ForegroundNetwork
 from rise_perception.teaching.scenes import TeachScenes
-from rise_perception.training.batches import Key, Sample, Scene, to_network
+from rise_perception.training.batches import Sample, Scene, to_network
+from rise_perception.training.scenes import Key
 
 #: Views that a half gives, and steps of each of the networks.
 VIEWS, STEPS = 96, 250

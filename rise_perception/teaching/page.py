@@ -12,6 +12,7 @@ from rise_perception.data.coco import LabelledImage
 from rise_perception.evaluation.class_sections import confusion_table, sweep_section
 from rise_perception.evaluation.classes import above, region_name
 from rise_perception.evaluation.overlay import draw_label_map
+from rise_perception.evaluation.panels import side_by_side
 from rise_perception.evaluation.plots import Points, share_plot
 from rise_perception.evaluation.report import Picture, Section, Table, write_report
 from rise_perception.teaching.judging import Verdict
@@ -93,7 +94,8 @@ def _pictures(taught: Taught) -> Section:
         truth = _drawn(sample, taught.after.pairs[index].truth)
         before = _side(sample, taught.before, index)
         after = _side(sample, taught.after, index)
-        shown.append(Picture.of(np.hstack([truth, before, after]), f"{sample.name}: truth, before, after"))
+        row = side_by_side((truth, before, after), (f"{sample.name}: truth", "before", "after"))
+        shown.append(Picture.of(row, sample.name))
     return Section("Before and after", "At the threshold that is best for each.", pictures=shown)
 
 

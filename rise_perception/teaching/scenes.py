@@ -20,8 +20,8 @@ from rise_perception.synthesis.bank import InstanceBank
 from rise_perception.synthesis.collage import make_collage
 from rise_perception.synthesis.cut_out import CutOut, cut_outs
 from rise_perception.teaching.config import Recipe
-from rise_perception.training.batches import Key, Scenes, Sources, downscale
 from rise_perception.training.config import TrainConfig
+from rise_perception.training.scenes import Key, Scenes, Sources, downscale
 from rise_perception.training.sequence import PseudoSequence, SequenceMaker
 
 #: The recording that ships with the package; its frames have depth and true label maps.

@@ -18,9 +18,10 @@ from rise_perception.network.build import Network
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.teaching.scenes import TeachScenes
-from rise_perception.training.batches import Batch, training_loader, with_plain_errors
+from rise_perception.training.batches import Batch
 from rise_perception.training.boxes import to_corners
 from rise_perception.training.config import TrainConfig
+from rise_perception.training.loader import training_loader, with_plain_errors
 from rise_perception.training.matching import Targets
 from rise_perception.training.train_state import MovingAverage
 from rise_perception.training.trainer import Trainer

@@ -7,15 +7,17 @@ import numpy as np
 import torch
 
 from rise_perception.evaluation.overlay import id_color
+from rise_perception.evaluation.panels import outline, side_by_side, tint
 from rise_perception.network.build import Network
-from rise_perception.training.batches import Key, Scenes, collate
+from rise_perception.training.batches import collate
 from rise_perception.training.pseudo_labels import UNKNOWN, pseudo_targets
+from rise_perception.training.scenes import Key, Scenes
 from rise_perception.training.sequence import FIRST_PASTED
 
 #: Height in pixels of each panel.
 PANEL = 300
-#: Pixels between panels, and of the title above them.
-GAP, TITLE = 6, 24
+#: Pixels between panels.
+GAP = 6
 _TINT = 0.35
 _UNKNOWN_COLOR = (255, 255, 255)
 
@@ -37,26 +39,22 @@ def draw_scene(scenes: Scenes, key: Key, teacher: Network | None = None, iterati
     """
     sequence = scenes.sequence(key)
     kind = "labelled" if key.labelled else "unlabelled"
-    panels = [
-        _panel(
-            f"x, {kind}: {sequence.source.name}",
-            sequence.source.image,
-            sequence.source.masks,
-            sequence.source.ids,
-        ),
-        _panel("x1, before", sequence.before.image, sequence.before.masks, sequence.before.ids),
-        _panel("x2, after", sequence.after.image, sequence.after.masks, sequence.after.ids),
-        _panel("x3, strong", sequence.strong.image, sequence.strong.masks, sequence.strong.ids),
-    ]
+    views = {
+        f"x, {kind}: {sequence.source.name}": sequence.source,
+        "x1, before": sequence.before,
+        "x2, after": sequence.after,
+        "x3, strong": sequence.strong,
+    }
+    panels = {title: _panel(view.image, view.masks, view.ids) for title, view in views.items()}
     if sequence.before.depth is not None:
-        panels.append(_panel("x1, depth", _grey(sequence.before.depth)))
+        panels["x1, depth"] = _panel(_grey(sequence.before.depth))
     if sequence.strong.depth is not None:
-        panels.append(_panel("x3, depth", _grey(sequence.strong.depth)))
+        panels["x3, depth"] = _panel(_grey(sequence.strong.depth))
     if teacher is not None and not key.labelled:
         masks, ids = _pseudo_labels(scenes, key, teacher, iteration)
         count = int((ids == UNKNOWN).sum())
-        panels.append(_panel(f"{count} pseudo-labels on x3", sequence.strong.image, masks, ids))
-    return np.hstack(panels)
+        panels[f"{count} pseudo-labels on x3"] = _panel(sequence.strong.image, masks, ids)
+    return side_by_side(list(panels.values()), list(panels), GAP)
 
 
 @torch.no_grad()
@@ -83,27 +81,22 @@ def _pseudo_labels(
     return np.array(masks, bool).reshape(-1, height, width), targets.ids.numpy()
 
 
-def _panel(
-    title: str, image: np.ndarray, masks: np.ndarray | None = None, ids: np.ndarray | None = None
-) -> np.ndarray:
+def _panel(image: np.ndarray, masks: np.ndarray | None = None, ids: np.ndarray | None = None) -> np.ndarray:
     scale = PANEL / image.shape[0]
     size = (round(image.shape[1] * scale), PANEL)
     picture = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     if masks is not None and ids is not None:
         for mask, identity in zip(masks, ids.tolist(), strict=True):
-            _draw(picture, cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST), identity)
-    head = np.full((TITLE, size[0], 3), 32, np.uint8)
-    cv2.putText(head, title, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (235, 235, 235), 1, cv2.LINE_AA)
-    return np.pad(np.vstack([head, picture]), ((0, GAP), (0, GAP), (0, 0)))
+            drawn = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            _draw(picture, drawn > 0, identity)
+    return np.asarray(picture)
 
 
 def _draw(picture: np.ndarray, mask: np.ndarray, identity: int) -> None:
     color = _UNKNOWN_COLOR if identity == UNKNOWN else id_color(identity)
-    inside = mask > 0
-    picture[inside] = ((1 - _TINT) * picture[inside] + _TINT * np.array(color)).astype(np.uint8)
-    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, outline, -1, color, 3 if identity >= FIRST_PASTED else 1)
-    if identity != UNKNOWN and inside.any():
+    tint(picture, mask, color, _TINT)
+    outline(picture, mask, color, 3 if identity >= FIRST_PASTED else 1)
+    if identity != UNKNOWN and mask.any():
         rows, columns = np.nonzero(mask)
         number = f"+{identity - FIRST_PASTED}" if identity >= FIRST_PASTED else str(identity)
         place = (int(columns.mean()) - 6, int(rows.mean()) + 5)

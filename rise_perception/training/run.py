@@ -22,10 +22,10 @@ from rise_perception.evaluation.comparison import Row
 from rise_perception.network.card import CARD, ModelCard, file_checksum, read_card
 from rise_perception.simulation.world_source import Renderers, WorldConfig, WorldImages, free_cores
 from rise_perception.training.assessment import assess
-from rise_perception.training.batches import open_source
 from rise_perception.training.calibration import calibrate
 from rise_perception.training.config import TrainConfig
 from rise_perception.training.distributed import processes, rank
+from rise_perception.training.scenes import open_source
 from rise_perception.training.trainer import Trainer
 from rise_perception.training.training_page import write_page
 from rise_perception.training.validation import predicted_pairs, rated, validate

@@ -21,7 +21,7 @@ from rise_perception.network.card import CARD, ModelCard, read_card
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.convert import initialise
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.training.batches import Batch, Scenes, open_source, training_loader, with_plain_errors
+from rise_perception.training.batches import Batch
 from rise_perception.training.config import OptimisationConfig, TrainConfig
 from rise_perception.training.distributed import (
     average_gradients,
@@ -32,6 +32,7 @@ from rise_perception.training.distributed import (
     wait_for_all,
 )
 from rise_perception.training.learned_choice import SELECTOR, LearnedChoice
+from rise_perception.training.loader import training_loader, with_plain_errors
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import (
     LEARNED,
@@ -40,6 +41,7 @@ from rise_perception.training.pseudo_labels import (
     pseudo_targets,
     unlabelled_factor,
 )
+from rise_perception.training.scenes import Scenes, open_source
 from rise_perception.training.total_loss import unified_loss
 from rise_perception.training.train_state import MovingAverage, load_state, save_state, saved_seconds
 from rise_perception.training.validation import LabelledImages, ap50

@@ -6,13 +6,14 @@ import cv2
 import numpy as np
 
 from rise_perception.evaluation.overlay import draw_overlay
+from rise_perception.evaluation.panels import fit_width, outline, side_by_side, text_bar, tint
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
 LEFT, APPEARED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
 TITLES = ("before", "after", "predicted before", "learned")
-#: Pixels: width of a panel, space between two, height of the line of titles and of the line above.
-PANEL, GAP, TITLE, CAPTION = 480, 8, 26, 34
+#: Pixels: width of a panel, space between two.
+PANEL, GAP = 480, 8
 #: A zoomed picture shows at least this share of the width.
 CLOSEST = 0.5
 _COLORS = {
@@ -46,28 +47,23 @@ def draw_labels(episode: Episode, episode_labels: EpisodeLabels, zoom: bool = Fa
         before if found is None else draw_overlay(before, found),
         _learned(episode, episode_labels),
     ]
-    panels = [_resized(image[rows, columns]) for image in whole]
-    gap = np.full((panels[0].shape[0], GAP, 3), 255, np.uint8)
-    strip = np.hstack([part for panel in panels for part in (gap, panel)][1:])
-    line = np.full((TITLE, strip.shape[1], 3), 255, np.uint8)
-    for number, title in enumerate(TITLES):
-        _write(line, title, (number * (PANEL + GAP), 18), 0.55, (90, 90, 90))
-    return np.vstack([line, strip])
+    return side_by_side([fit_width(image[rows, columns], PANEL) for image in whole], TITLES, GAP)
 
 
 def draw_episode(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
     """:func:`draw_labels` below a line with the verdict and its reason."""
     picture = draw_labels(episode, episode_labels)
-    bar = np.full((CAPTION, picture.shape[1], 3), _COLORS.get(episode_labels.verdict, (90, 90, 90)), np.uint8)
-    name = episode.grasp.grasp_id.encode("ascii", "replace").decode()[:60]
+    name = episode.grasp.grasp_id[:60]
     text = f"{name}: {episode_labels.verdict.value} ({episode_labels.cause.value}): {episode_labels.reason}"
-    _write(bar, text, (8, 23), 0.6, (255, 255, 255))
-    return np.vstack([bar, picture])
+    shade = _COLORS.get(episode_labels.verdict, (90, 90, 90))
+    return np.vstack([text_bar([text], picture.shape[1], shade, (255, 255, 255)), picture])
 
 
 def _learned(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
     before = episode.before.frame.image
-    drawn = _tint(_tint(_dimmed(before, 0.5), episode_labels.left, LEFT), episode_labels.appeared, APPEARED)
+    drawn = _dimmed(before, 0.5)
+    tint(drawn, episode_labels.left, LEFT, 0.65)
+    tint(drawn, episode_labels.appeared, APPEARED, 0.65)
     for side in (episode.before, episode.after):
         if side.robot is not None:
             drawn[side.robot] = 0
@@ -75,8 +71,7 @@ def _learned(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
     drawn[labels] = before[labels]
     thick = max(1, round(before.shape[1] / 240))
     for mask in episode_labels.masks:
-        edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(drawn, edges, -1, LABEL, thick)
+        outline(drawn, mask, LABEL, thick)
     return drawn
 
 
@@ -95,24 +90,6 @@ def _around(episode_labels: EpisodeLabels, size: tuple[int, int]) -> tuple[slice
     return window[0], window[1]
 
 
-def _resized(image: np.ndarray) -> np.ndarray:
-    height = max(1, round(image.shape[0] * PANEL / image.shape[1]))
-    how = cv2.INTER_AREA if image.shape[1] > PANEL else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (PANEL, height), interpolation=how))
-
-
 def _dimmed(image: np.ndarray, share: float) -> np.ndarray:
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return (grey * share).astype(np.uint8)
-
-
-def _tint(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-    tinted = image.copy()
-    tinted[mask] = (0.35 * tinted[mask] + 0.65 * np.array(color)).astype(np.uint8)
-    return tinted
-
-
-def _write(
-    image: np.ndarray, text: str, where: tuple[int, int], scale: float, color: tuple[int, int, int]
-) -> None:
-    cv2.putText(image, text, where, cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA)

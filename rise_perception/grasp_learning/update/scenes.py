@@ -25,8 +25,8 @@ from rise_perception.grasp_learning.labelling.label_propagation import KnownItem
 from rise_perception.network.config import NetworkConfig
 from rise_perception.synthesis.bank import SeededBank
 from rise_perception.synthesis.cut_out import SMALLEST
-from rise_perception.training.batches import Scenes, Sources
 from rise_perception.training.config import TrainConfig
+from rise_perception.training.scenes import Scenes, Sources
 from rise_perception.training.sequence import FIRST_PASTED
 
 #: Identities from here up to those of pasted objects belong to predictions that are seen again, unmoved.

@@ -32,10 +32,11 @@ from rise_perception.grasp_learning.update.scenes import (
 from rise_perception.network.card import ModelCard
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
-from rise_perception.training.batches import Batch, training_loader, with_plain_errors
+from rise_perception.training.batches import Batch
 from rise_perception.training.boxes import iou_and_giou, to_corners
 from rise_perception.training.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
 from rise_perception.training.criterion import LossConfig, focal_loss
+from rise_perception.training.loader import training_loader, with_plain_errors
 from rise_perception.training.matching import Targets
 from rise_perception.training.pseudo_labels import UNKNOWN, SelfSupervisionConfig
 from rise_perception.training.train_state import MovingAverage
