@@ -17,7 +17,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 def fit_width(image: np.ndarray, width: int) -> np.ndarray:
     """(h, width, 3) uint8 of ``image`` (H, W, 3) uint8, in its proportions."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
-    how = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_LINEAR
+    how = cv2.INTER_AREA if image.shape[1] > width else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, (width, height), interpolation=how))
 
 
