@@ -16,7 +16,7 @@ from rise_perception.core.errors import ConfigError
 from rise_perception.network.backbone import Backbone
 from rise_perception.network.inputs import MEAN, depth_features, make_input
 from rise_perception.network.mask_head import COORDINATE_UNIT, DynamicMaskHead
-from rise_perception.network.position import sine_encoding
+from rise_perception.network.position import sine_encoding, whole_encoding
 from rise_perception.network.rise import RiseNetwork
 from rise_perception.network.transformer import encoder_reference, inverse_sigmoid
 
@@ -239,3 +239,23 @@ def test_holes_are_zero_and_pull_nothing(nothing: float) -> None:
 def test_depth_without_any_measurement_is_all_zero() -> None:
     for value in (0.0, np.nan):
         assert all((f == 0).all() for f in depth_features(np.full((4, 6), value, np.float32)))
+
+
+def test_the_kept_encoding_is_the_computed_one_and_survives_a_trace_and_a_prediction() -> None:
+    size, cpu = (7, 9), torch.device("cpu")  # a size that no other test uses
+
+    class Encode(torch.nn.Module):
+        def forward(self, level: torch.Tensor) -> torch.Tensor:
+            return level + whole_encoding(size, 16, level.device)
+
+    level = torch.zeros(1, *size, 16)
+    computed = sine_encoding(torch.ones(1, *size, dtype=torch.bool), 16)
+    exported = torch.export.export(Encode(), (level,))
+    torch.testing.assert_close(exported.module()(level), computed, rtol=0, atol=0)
+    with torch.inference_mode():
+        first = whole_encoding(size, 16, cpu)
+    assert torch.equal(first, computed)
+    assert whole_encoding(size, 16, cpu) is first
+    weight = torch.ones((), requires_grad=True)
+    (weight * whole_encoding(size, 16, cpu)).sum().backward()  # no tensor of the inference mode
+    assert weight.grad is not None

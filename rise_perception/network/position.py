@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+
+def whole_encoding(size: tuple[int, int], width: int, device: torch.device) -> Tensor:
+    """:func:`sine_encoding` of a level without padding, kept: it is the same for every image.
+
+    Args:
+        size: (h, w) of the level.
+        width: channels of the encoding.
+        device: of the result.
+
+    Returns:
+        (1, h, w, width) float32
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a trace computes it and keeps nothing
+        return sine_encoding(torch.ones(1, *size, dtype=torch.bool, device=device), width)
+    return _kept(size, width, device)
+
+
+@lru_cache(maxsize=32)
+def _kept(size: tuple[int, int], width: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False), torch.no_grad():  # a training may use it after a prediction
+        return sine_encoding(torch.ones(1, *size, dtype=torch.bool, device=device), width)
 
 
 def sine_encoding(valid: Tensor, width: int, temperature: float = 10000.0) -> Tensor:

@@ -15,7 +15,7 @@ from rise_perception.network.deformable_attention import LevelShapes
 from rise_perception.network.encoder import DeformableEncoder, HybridEncoder
 from rise_perception.network.mask_head import DynamicMaskHead, MaskFeatures
 from rise_perception.network.outputs import PRIOR_LOGIT, MaskDecoder, QueryOutputs
-from rise_perception.network.position import sine_encoding
+from rise_perception.network.position import sine_encoding, whole_encoding
 from rise_perception.network.transformer import (
     MLP,
     DecoderLayer,
@@ -127,9 +127,11 @@ class RiseNetwork(nn.Module):
             batch, width, h, w = level.shape
             if padding is None:
                 valid = torch.ones(1, h, w, dtype=torch.bool, device=level.device)
+                encoding = whole_encoding((h, w), width, level.device)
             else:
                 valid = downsample_valid(~padding, (h, w))
-            encoding = sine_encoding(valid, width).flatten(1, 2).to(level.dtype)
+                encoding = sine_encoding(valid, width)
+            encoding = encoding.flatten(1, 2).to(level.dtype)
             if self.level_embed is not None:
                 encoding = encoding + self.level_embed[index]
             position.append(encoding.expand(batch, -1, -1))
