@@ -94,8 +94,7 @@ class Segmenter:
             device: ``auto``, ``cpu``, ``cuda``, ...
             score_threshold: instances that score below are dropped; None takes the card's.
             runtime: ``torch``, ``auto`` (the fastest here of torch and
-                :data:`rise_perception.inference.engines.autoselect.CANDIDATES`, which leave out
-                ``torch-compiled``) or another of
+                :data:`rise_perception.inference.engines.autoselect.CANDIDATES`) or another of
                 :data:`rise_perception.inference.engines.build.NAMES`. Its engine is built in the
                 background for the size of the images that come; torch serves until it is there, and wherever
                 it fails.
