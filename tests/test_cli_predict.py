@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -54,6 +56,16 @@ def test_predict_writes_what_it_promises(rise, pictures, tiny_model, tmp_path):
         assert instance["area"] == mask.sum()
         assert 0 <= instance["score"] <= 1
     assert read_image(out / "a.overlay.png").shape == (120, 160, 3)
+
+
+def test_what_is_not_needed_for_a_picture_is_not_loaded(rise, pictures, tmp_path):
+    status, text, _ = rise("predict", pictures / "a.png", "--out", tmp_path / "out")
+    assert status == 0
+    assert "model rise_small_rgb-" in text  # of the pair only the one that has its input
+    assert "rise_small_rgbd" not in text
+    code = "import sys, rise_perception.inference.engines.feeds; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"rosbags", "scipy.spatial", "torch"} & set(loaded.stdout.split())
 
 
 def test_predict_with_depth(rise, pictures, tiny_depth_model, tmp_path):

@@ -82,6 +82,20 @@ def test_the_folder_that_stands_in_is_private(tmp_path: Path, monkeypatch: pytes
     assert cache.get("engine", key(0)) is None
 
 
+def test_no_engine_is_taken_from_a_folder_that_everybody_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "shared"
+    EngineCache(folder).put("engine", key(0), CONTENT, {})
+    folder.chmod(0o1777)  # as /tmp
+    cache = EngineCache(folder)
+    assert cache.get("engine", key(0)) is None
+    assert "shared can be written by everybody" in cache.dropped[0]
+    folder.chmod(0o775)
+    assert EngineCache(folder).get("engine", key(0)) == CONTENT
+
+
 @pytest.mark.parametrize("how", ["open to others", "a link", "a file", "another's"])
 def test_a_planted_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     folder, fallback = unwritable(tmp_path, monkeypatch)

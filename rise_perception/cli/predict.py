@@ -133,11 +133,13 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
     Raises:
         ModelError: no such model, or it needs depth and there is none.
     """
-    from rise_perception.inference.segmenter import Segmenter
+    from rise_perception.inference.segmenter import AUTO_COLOUR, Segmenter
 
     if args.score is not None and not 0 <= args.score <= 1:
         raise ModelError(f"--score {args.score} is not in 0..1")
-    segmenter = Segmenter.load(args.model, args.device, args.score)
+    # Of the pair, nobody waits for the one that sees what is not there.
+    model = AUTO_COLOUR if args.model == "auto" and not has_depth else args.model
+    segmenter = Segmenter.load(model, args.device, args.score)
     if segmenter.needs_depth and not has_depth:
         raise ModelError(
             f"model {segmenter.version} needs depth and none is given; give it, or use --model auto"

@@ -1,4 +1,4 @@
-"""Keeps the memory of one frame for the next one."""
+"""Keeps the memory of one frame for the next one, and gives back what is larger than that."""
 
 from __future__ import annotations
 
@@ -24,3 +24,16 @@ def keep_freed_memory() -> None:
         mallopt(_MMAP_THRESHOLD, 32 * _MIB)
         mallopt(_TRIM_THRESHOLD, 256 * _MIB)
         mallopt(_TOP_PAD, 64 * _MIB)
+
+
+def give_back_freed_memory() -> None:
+    """Returns to the system what is freed, after something that took much and is not soon done again.
+
+    With :func:`keep_freed_memory` it would stay with this process for ever. Elsewhere than with the GNU C
+    library this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

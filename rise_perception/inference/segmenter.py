@@ -13,6 +13,7 @@ from rise_perception.core.errors import ModelError, RiseError
 from rise_perception.core.frame import check_depth, check_image
 from rise_perception.core.instances import Instances
 from rise_perception.core.resources import find
+from rise_perception.inference.malloc_tuning import give_back_freed_memory
 from rise_perception.inference.pick_success import with_pick_success, without_flat
 from rise_perception.network.card import CARD, read_card
 
@@ -94,8 +95,7 @@ class Segmenter:
             device: ``auto``, ``cpu``, ``cuda``, ...
             score_threshold: instances that score below are dropped; None takes the card's.
             runtime: ``torch``, ``auto`` (the fastest here of torch and
-                :data:`rise_perception.inference.engines.autoselect.CANDIDATES`, which leave out
-                ``torch-compiled``) or another of
+                :data:`rise_perception.inference.engines.autoselect.CANDIDATES`) or another of
                 :data:`rise_perception.inference.engines.build.NAMES`. Its engine is built in the
                 background for the size of the images that come; torch serves until it is there, and wherever
                 it fails.
@@ -208,6 +208,7 @@ class Segmenter:
                 problem = str(error)
             except Exception as error:  # no memory, say: whoever waits has to hear of it
                 problem = f"model {folder} cannot be taken over ({type(error).__name__}: {error})"
+            give_back_freed_memory()  # for a while there were two models
             if done is not None:
                 done(problem)
 

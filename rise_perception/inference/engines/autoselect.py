@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -15,6 +16,7 @@ from rise_perception.core.config import build_config
 from rise_perception.core.errors import RiseError
 from rise_perception.core.json_files import parse_json
 from rise_perception.inference.engines.backends.torch import EAGER, TorchRunner
+from rise_perception.inference.engines.backends.torch_compiled import check_compiler
 from rise_perception.inference.engines.build import RUNTIMES, build_engine, milliseconds
 from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.runner import Progress, RuntimeUnavailableError, processor
@@ -22,11 +24,17 @@ from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.threads import cpu_threads
 from rise_perception.network.card import ModelCard
 
-#: What is tried on a device; torch is always measured, too. torch-compiled leaves nothing in the cache: each
-#: process that serves with it compiles it again beside its images, so only who names it gets it.
+#: What is tried on a device; torch is always measured, too. What the processor does not compute is left out.
 CANDIDATES = {
-    "cpu": (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")),
+    "cpu": (
+        ("onnxruntime", "fp32"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+        ("torch-compiled", "fp32"),
+        ("torch-compiled", "bf16"),
+    ),
     "cuda": (
+        ("torch-compiled", "fp16"),
         ("torch-cudagraph", "fp16"),
         ("tensorrt", "fp16"),
         ("onnxruntime-tensorrt", "fp16"),
@@ -111,6 +119,9 @@ def _key(card: ModelCard, spec: ExportSpec, device: str) -> dict[str, Any]:
             installed[name] = runtime.identity()
         except RuntimeUnavailableError:
             continue
+    with contextlib.suppress(RuntimeUnavailableError):
+        check_compiler()
+        installed["compiler"] = {"found": "yes"}
     return {
         "network": json.loads(json.dumps(asdict(card.network))),
         "spec": json.loads(json.dumps(asdict(spec))),

@@ -169,7 +169,8 @@ def _ours(task: Task, image: np.ndarray, depth: np.ndarray | None) -> tuple[Call
     if task.runtime in MODES:
         served.serve(TorchRunner(load_model(task.model)[0], spec, task.runtime, task.device), spec)
     elif task.runtime != "torch":
-        served.serve(find_engine(served.card, spec, task.runtime, EngineCache(task.cache)), spec)
+        cache = EngineCache(task.cache)
+        served.serve(find_engine(served.card, spec, task.runtime, cache, task.device), spec)
     depth = depth if served.uses_depth else None
     return lambda: served(image, depth), served.card.version
 

@@ -22,11 +22,13 @@ from rise_perception.inference.engines.backends.onnxruntime import OnnxRuntime
 from rise_perception.inference.engines.backends.openvino import OpenVino
 from rise_perception.inference.engines.backends.tensorrt import TensorRT
 from rise_perception.inference.engines.backends.torch import MODES, TorchRunner
+from rise_perception.inference.engines.backends.torch_compiled import TorchCompiled
 from rise_perception.inference.engines.cache import EngineCache
 from rise_perception.inference.engines.feeds import feeds_of, frames_of, stored_frames
 from rise_perception.inference.engines.onnx_export import check_graph, export_graph
 from rise_perception.inference.engines.parity import Parity, ParityError, compare, limits_of, reference
 from rise_perception.inference.engines.runner import (
+    Compiling,
     EngineError,
     Progress,
     Refitting,
@@ -37,16 +39,14 @@ from rise_perception.inference.engines.runner import (
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.network.card import ModelCard
 
-#: Runtimes that serve exported graphs, by the name that a user gives.
-RUNTIMES: dict[str, Runtime] = {
-    runtime.name: runtime
-    for runtime in (
-        OnnxRuntime("cpu"),
-        OnnxRuntime("cuda"),
-        OnnxRuntime("tensorrt"),
-        OpenVino(),
-        TensorRT(),
-    )
+#: Runtimes with engines, by the name that a user gives.
+RUNTIMES: dict[str, Runtime | Compiling] = {
+    "torch-compiled": TorchCompiled(),
+    "onnxruntime": OnnxRuntime("cpu"),
+    "onnxruntime-cuda": OnnxRuntime("cuda"),
+    "onnxruntime-tensorrt": OnnxRuntime("tensorrt"),
+    "openvino": OpenVino(),
+    "tensorrt": TensorRT(),
 }
 #: Everything that may be named; ``torch`` needs no engine, ``auto`` is whichever is fastest here.
 NAMES = ("auto", "torch", *MODES, *RUNTIMES)
@@ -97,6 +97,17 @@ def check_name(runtime: str) -> None:
         raise ConfigError(f"runtime {runtime!r} is unknown; there are {', '.join(NAMES)}")
 
 
+def runtime_on(runtime: str, device: str) -> Runtime | Compiling:
+    """A runtime with engines, as it runs on a device.
+
+    Raises:
+        ConfigError: unknown runtime.
+    """
+    check_name(runtime)
+    backend = RUNTIMES[runtime]
+    return backend.on(device) if isinstance(backend, Compiling) else backend
+
+
 def build_engine(
     network: nn.Module,
     card: ModelCard,
@@ -115,7 +126,7 @@ def build_engine(
         runtime: one of :data:`NAMES` but ``auto`` and ``torch``.
         cache: where graphs and engines are kept.
         progress: told the stages ``export``, ``build``, ``load``, ``check``.
-        device: for torch's own modes.
+        device: for torch's own.
 
     Raises:
         RuntimeUnavailableError: the runtime cannot run here, or not in this precision.
@@ -128,16 +139,18 @@ def build_engine(
         runner: Runner = TorchRunner(network, spec, runtime, device)
         progress("check", math.nan)
         return Built(runner, spec, "", False, _parity(runner, network, card, spec, frames))
-    check_name(runtime)
-    backend = RUNTIMES[runtime]
+    backend = runtime_on(runtime, device)
     if spec.precision not in backend.precisions:
         raise RuntimeUnavailableError(
             f"runtime {runtime!r} has no precision {spec.precision!r}, only {', '.join(backend.precisions)}"
         )
     backend.check(spec.precision)
-    graph = _graph(network, card, spec.graph, frames, cache, progress)
-    samples = _samples(card, spec)
-    key = _engine_key(backend, graph, spec, samples)
+    if isinstance(backend, Compiling):
+        key = _engine_key(backend, _graph_key(card, spec), spec, [])
+    else:
+        graph = _graph(network, card, spec.graph, frames, cache, progress)
+        samples = _samples(card, spec)
+        key = _engine_key(backend, _digest(graph), spec, samples)
 
     def checked(engine: bytes) -> tuple[Runner, Parity]:
         try:
@@ -158,6 +171,8 @@ def build_engine(
         with contextlib.suppress(EngineError, ParityError):
             runner, parity = checked(engine)
             return Built(runner, spec, str(cache.path("engine", key)), True, parity)
+    if isinstance(backend, Compiling):
+        return stored(backend.compile(network, spec, progress))
     progress("build", math.nan)
     if (engine := _refit(backend, graph, card, spec, cache)) is not None:
         with contextlib.suppress(EngineError, ParityError):
@@ -165,20 +180,25 @@ def build_engine(
     return stored(_make_engine(backend, graph, card, spec, samples, cache, progress))
 
 
-def find_engine(card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCache) -> Runner:
+def find_engine(
+    card: ModelCard, spec: ExportSpec, runtime: str, cache: EngineCache, device: str = "cpu"
+) -> Runner:
     """The runner of an engine that was built and checked before.
 
     Raises:
         EngineError: the cache does not hold it.
     """
-    graph = cache.get("graph", _graph_key(card, spec.graph))
+    backend = runtime_on(runtime, device)
     engine = None
-    if graph is not None:
-        key = _engine_key(RUNTIMES[runtime], graph, spec, _samples(card, spec))
+    if isinstance(backend, Compiling):
+        key = _engine_key(backend, _graph_key(card, spec), spec, [])
+        engine = cache.get("engine", key)
+    elif (graph := cache.get("graph", _graph_key(card, spec.graph))) is not None:
+        key = _engine_key(backend, _digest(graph), spec, _samples(card, spec))
         engine = cache.get("engine", key)
     if engine is None:
         raise EngineError(f"{cache.folder} holds no {runtime} engine of {card.version} in {spec.precision}")
-    return RUNTIMES[runtime].load(engine, spec.precision, cache.beside("engine", key))
+    return backend.load(engine, spec.precision, cache.beside("engine", key))
 
 
 def _graph_key(card: ModelCard, spec: ExportSpec) -> dict[str, Any]:
@@ -226,15 +246,22 @@ def _samples(card: ModelCard, spec: ExportSpec) -> list[dict[str, np.ndarray]]:
     return feeds_of(spec, card.network.input, frames)
 
 
+def _digest(graph: bytes) -> dict[str, Any]:
+    return {"graph": hashlib.sha256(graph).hexdigest()}
+
+
 def _engine_key(
-    backend: Runtime, graph: bytes, spec: ExportSpec, samples: Sequence[dict[str, np.ndarray]]
+    backend: Runtime | Compiling,
+    made_of: dict[str, Any],
+    spec: ExportSpec,
+    samples: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, Any]:
     seen = hashlib.sha256()
     for feeds in samples:
         for array in feeds.values():
             seen.update(array.tobytes())
     return {
-        "graph": hashlib.sha256(graph).hexdigest(),
+        **made_of,
         "calibration": seen.hexdigest(),
         "runtime": backend.name,
         "precision": spec.precision,

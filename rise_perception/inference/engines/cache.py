@@ -44,7 +44,7 @@ class EngineCache:
 
     Args:
         folder: created when the first entry is written; a private one in the temporary folder stands in for
-            one that cannot be written.
+            one that cannot be written, or that everybody can write: an engine is code.
         most_bytes: that all entries may take.
 
     Attributes:
@@ -60,14 +60,9 @@ class EngineCache:
         self._most_bytes = most_bytes
         self._in_use: dict[Path, IO[bytes]] = {}
         weakref.finalize(self, _close, self._in_use)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            writable = os.access(self.folder, os.W_OK)
-        except OSError:
-            writable = False
-        if not writable:
+        if problem := _problem(self.folder):
             fallback = _private(Path(tempfile.gettempdir()) / f"rise_perception-{os.getuid()}")
-            self.dropped.append(f"{self.folder} cannot be written; engines go to {fallback}")
+            self.dropped.append(f"{self.folder} {problem}; engines go to {fallback}")
             self.folder = fallback
 
     def path(self, kind: str, key: Mapping[str, Any]) -> Path:
@@ -163,6 +158,17 @@ def _is_in_use(path: Path) -> bool:
         except OSError:
             return True
     return False
+
+
+def _problem(folder: Path) -> str:
+    """Why a folder cannot hold engines, or an empty text; makes it where there is none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_mode & stat.S_IWOTH:
+            return "can be written by everybody, and an engine is code"
+        return "" if os.access(folder, os.W_OK) else "cannot be written"
+    except OSError:
+        return "cannot be written"
 
 
 def _private(folder: Path) -> Path:

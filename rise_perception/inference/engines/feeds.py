@@ -11,7 +11,6 @@ import numpy as np
 from rise_perception.core import resources
 from rise_perception.core.errors import DataError
 from rise_perception.core.frame import Frame
-from rise_perception.data.source import FrameSource
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import depth_features, fit_depth, fit_input
@@ -54,6 +53,8 @@ def frames_of(path: str | Path, image_size: tuple[int, int], count: int) -> list
         image_size: height and width.
         count: how many, or all where there are fewer.
     """
+    from rise_perception.data.source import FrameSource  # with the readers of bags: not for who serves
+
     source = FrameSource(path)
     wanted = set(np.linspace(0, source.count - 1, count).round().astype(int).tolist())
     return [scaled(frame, image_size) for index, (frame, _) in enumerate(source.frames()) if index in wanted]

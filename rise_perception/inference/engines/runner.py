@@ -5,12 +5,16 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from rise_perception.core.errors import RiseError
+from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.postprocess import DecodedQueries
+
+if TYPE_CHECKING:  # an exported file is served without torch
+    from torch import nn
 
 #: Told (stage, share done in [0, 1] or NaN where the builder does not tell).
 Progress = Callable[[str, float], None]
@@ -47,12 +51,12 @@ class Runner(Protocol):
         ...
 
 
-class Runtime(Protocol):
-    """Turns a graph into an engine, and an engine into a runner.
+class Loader(Protocol):
+    """Turns an engine into a runner.
 
     Attributes:
         name: of the runtime.
-        precisions: of graphs that it takes.
+        precisions: of engines that it makes.
     """
 
     name: str
@@ -74,6 +78,25 @@ class Runtime(Protocol):
         """
         ...
 
+    def load(self, engine: bytes, precision: str, beside: Path) -> Runner:
+        """Make an engine ready.
+
+        Args:
+            engine: as the runtime made it.
+            precision: of the engine.
+            beside: a folder of this engine alone, for a runtime that keeps files of its own; files for any
+                engine may lie in the folder above.
+
+        Raises:
+            EngineError: damaged, or made by another version or for other hardware.
+            RuntimeUnavailableError: it cannot run here.
+        """
+        ...
+
+
+class Runtime(Loader, Protocol):
+    """Makes its engine of an exported graph."""
+
     def build(
         self,
         graph: bytes,
@@ -89,18 +112,21 @@ class Runtime(Protocol):
         """
         ...
 
-    def load(self, engine: bytes, precision: str, beside: Path) -> Runner:
-        """Make an engine ready.
 
-        Args:
-            engine: as :meth:`build` made it.
-            precision: of the engine.
-            beside: a folder of this engine alone, for a runtime that keeps files of its own; files for any
-                engine may lie in the folder above.
+@runtime_checkable
+class Compiling(Loader, Protocol):
+    """Makes its engine of the network itself."""
+
+    def on(self, device: str) -> Compiling:
+        """The same for a device: ``cpu``, ``cuda``, ..."""
+        ...
+
+    def compile(self, network: nn.Module, spec: ExportSpec, progress: Progress) -> bytes:
+        """The engine of a network in FP32, which stays as it is; tells ``export`` and ``build``.
 
         Raises:
-            EngineError: damaged, or made by another version or for other hardware.
-            RuntimeUnavailableError: it cannot run here.
+            EngineError: the network cannot be compiled.
+            RuntimeUnavailableError: nothing can be compiled here.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""torch itself with constant shapes: eager, compiled, or as a CUDA graph."""
+"""torch itself with constant shapes: eager, or as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rise_perception.inference.engines.export_module import ExportModule
 from rise_perception.inference.engines.runner import (
-    EngineError,
     RuntimeUnavailableError,
     processor,
     processor_flags,
@@ -20,8 +19,8 @@ from rise_perception.inference.postprocess import DecodedQueries
 from rise_perception.network.deformable_attention import sample_levels
 
 #: How torch runs the network with constant shapes; ``torch`` itself serves any size and needs no engine.
-MODES = ("torch-compiled", "torch-cudagraph")
-#: Uncompiled: what the others are compared with.
+MODES = ("torch-cudagraph",)
+#: As it is: what the others are compared with.
 EAGER = "torch"
 _TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Instructions, in the words of /proc/cpuinfo, of which a CPU needs one: without, torch converts number by
@@ -40,13 +39,15 @@ class TorchRunner:
 
     Raises:
         RuntimeUnavailableError: a CUDA graph without CUDA, or a precision that is not computed here.
-        EngineError: the network cannot be compiled here.
     """
 
     def __init__(self, network: nn.Module, spec: ExportSpec, mode: str, device: str) -> None:
         self._device = torch.device(device)
-        if (problem := _problem(mode, spec.precision, self._device)) is not None:
-            raise RuntimeUnavailableError(problem)
+        if mode == "torch-cudagraph" and self._device.type != "cuda":
+            raise RuntimeUnavailableError(
+                f"runtime {mode!r} needs an NVIDIA GPU and device is {device!r}; use torch-compiled"
+            )
+        check_precision(mode, spec.precision, self._device)
         self.name, self.precision = mode, spec.precision
         module = ExportModule(network, spec, sample=sample_levels).eval().to(self._device)
         module.network.to(memory_format=torch.channels_last)
@@ -54,28 +55,12 @@ class TorchRunner:
         self._forward = self._capture(module, mode)
 
     def _capture(self, module: ExportModule, mode: str) -> Callable[[], tuple[Tensor, ...]]:
-        autocast = torch.autocast(
-            self._device.type, _TYPES[self.precision], enabled=self.precision != "fp32", cache_enabled=False
-        )
-
         def eager() -> tuple[Tensor, ...]:
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode(), autocast(self.precision, self._device):
                 return module(*self._inputs.values())
 
         if mode == EAGER:
             return eager
-        if mode == "torch-compiled":
-            compiled = torch.compile(module, dynamic=False)
-
-            def run() -> tuple[Tensor, ...]:
-                with torch.inference_mode(), autocast:
-                    return compiled(*self._inputs.values())
-
-            try:
-                run()
-            except Exception as error:  # no compiler, or one of many of inductor's own errors
-                raise EngineError(f"torch cannot compile the network here: {error}") from error
-            return run
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
@@ -103,13 +88,23 @@ class TorchRunner:
             return DecodedQueries(*(part.cpu().numpy().copy() for part in floats))
 
 
-def _problem(mode: str, precision: str, device: torch.device) -> str | None:
-    """Why torch cannot run so, or None."""
-    if mode == "torch-cudagraph" and device.type != "cuda":
-        return f"runtime {mode!r} needs an NVIDIA GPU and device is {str(device)!r}; use torch-compiled"
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Convolutions and matrix products in a precision."""
+    return torch.autocast(device.type, _TYPES[precision], enabled=precision != "fp32", cache_enabled=False)
+
+
+def check_precision(mode: str, precision: str, device: torch.device) -> None:
+    """Make sure that torch computes in a precision here.
+
+    Raises:
+        RuntimeUnavailableError: it does not.
+    """
     if precision not in _TYPES:
-        return f"runtime {mode!r} has no precision {precision!r}, only {', '.join(_TYPES)}"
+        raise RuntimeUnavailableError(
+            f"runtime {mode!r} has no precision {precision!r}, only {', '.join(_TYPES)}"
+        )
     wanted = _INSTRUCTIONS.get(precision)
     if device.type == "cpu" and wanted is not None and not processor_flags() & set(wanted):
-        return f"torch computes no {precision.upper()} on this processor ({processor()}); use fp32"
-    return None
+        raise RuntimeUnavailableError(
+            f"torch computes no {precision.upper()} on this processor ({processor()}); use fp32"
+        )
