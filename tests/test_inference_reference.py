@@ -12,6 +12,7 @@ from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.data.images import read_depth, read_image, write_image
 from rise_perception.inference.reference import Reference, select
+from rise_perception.inference.reference_folder import write_capture
 
 RNG = np.random.default_rng(0)
 EMPTY = RNG.integers(90, 110, (120, 160, 3), np.uint8)
@@ -38,10 +39,11 @@ def filled(gain: float = 1.0) -> np.ndarray:
 @pytest.mark.parametrize("gain", [1.0, 1.15, 0.85])
 def test_what_is_as_in_the_reference_is_dropped_in_any_exposure(gain):
     reference = Reference.of([Frame(EMPTY)])
-    kept, why = reference.keep_changed(instances((20, 20, 60, 60), (90, 50, 140, 100)), filled(gain))
-    assert why == ""
-    assert kept.labels.tolist() == [1]
-    assert set(np.unique(kept.label_map)) == {0, 1}
+    kept = reference.keep_changed(instances((20, 20, 60, 60), (90, 50, 140, 100)), filled(gain))
+    assert kept.problem == ""
+    assert kept.mismatch < 0.01
+    assert kept.instances.labels.tolist() == [1]
+    assert set(np.unique(kept.instances.label_map)) == {0, 1}
 
 
 def test_what_stands_up_is_kept_by_depth_though_its_colour_is_that_of_the_ground():
@@ -50,18 +52,20 @@ def test_what_stands_up_is_kept_by_depth_though_its_colour_is_that_of_the_ground
     depth[50:100, 90:140] = 0.95
     reference = Reference.of([Frame(EMPTY, ground)] * 3)
     both = instances((20, 20, 60, 60), (90, 50, 140, 100))
-    kept, _ = reference.keep_changed(both, EMPTY, depth)
-    assert kept.labels.tolist() == [2]
+    assert reference.keep_changed(both, EMPTY, depth).instances.labels.tolist() == [2]
 
 
 def test_a_stale_reference_is_left_out_and_says_so():
     other_place = RNG.integers(0, 256, (8, 10, 3), np.uint8).repeat(15, 0).repeat(16, 1)
     seen = instances((20, 20, 60, 60))
-    kept, why = Reference.of([Frame(EMPTY)]).keep_changed(seen, other_place)
-    assert kept is seen
-    assert "stale" in why
-    kept, why = Reference.of([Frame(EMPTY)]).keep_changed(seen, EMPTY[:100])
-    assert "160x120, the picture 160x100" in why
+    kept = Reference.of([Frame(EMPTY)]).keep_changed(seen, other_place)
+    assert kept.instances is seen
+    assert kept.changed is None
+    assert kept.mismatch > 0.4
+    assert "stale" in kept.problem
+    kept = Reference.of([Frame(EMPTY)]).keep_changed(seen, EMPTY[:100])
+    assert kept.instances is seen
+    assert "160x120, the picture 160x100" in kept.problem
 
 
 def test_the_median_leaves_out_what_passes_by():
@@ -71,10 +75,18 @@ def test_the_median_leaves_out_what_passes_by():
     assert not reference.changed(EMPTY).any()
 
 
-def test_outside_the_region_nothing_counts():
-    region = np.zeros((120, 160), bool)
-    region[:, 80:] = True
-    assert not Reference.of([Frame(EMPTY)], region).changed(filled()).any()
+def test_outside_nothing_counts():
+    outside = np.zeros((120, 160), bool)
+    outside[:, :80] = True
+    other_place = RNG.integers(0, 256, (8, 10, 3), np.uint8).repeat(15, 0).repeat(16, 1)
+    half = np.where(outside[..., None], other_place, EMPTY)
+    reference, seen = Reference.of([Frame(EMPTY)]), instances((20, 20, 60, 60), (90, 50, 140, 100))
+    assert "stale" in reference.keep_changed(seen, half).problem
+    kept = reference.keep_changed(seen, half, outside=outside)
+    assert kept.problem == ""
+    assert kept.changed is not None
+    assert not kept.changed[outside].any()
+    assert len(kept.instances) == 0
 
 
 def test_no_picture_and_different_sizes_are_named():
@@ -97,6 +109,9 @@ def test_predict_leaves_out_what_is_in_the_reference_and_warns_of_a_stale_one(tm
     with_none = rise(*asked)[1]
     assert not with_none.startswith("0 instances")
     assert rise(*asked, "--reference", tmp_path / "same")[1].startswith("0 instances")
+    # The same code reads what a node has captured.
+    write_capture(tmp_path / "captured", [Frame(filled())])
+    assert rise(*asked, "--reference", tmp_path / "captured")[1].startswith("0 instances")
     write_image(tmp_path / "small/e.png", EMPTY[:50])
     status, out, err = rise(*asked, "--reference", tmp_path / "small")
     assert status == 0

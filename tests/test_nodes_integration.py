@@ -21,6 +21,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rise_msgs.srv import CaptureGraspFrame, Segment
 from ros_graph import Graph, header_of, stamp_of, status_text
 from sensor_msgs.msg import CameraInfo, Image
+from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rise_perception.data import ros_images
@@ -37,7 +38,8 @@ def graph(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     graph = Graph(folder, CELL)
     topics = ("/image", "/depth", "/camera_info", "/depth_camera_info")
     reliable = {f"qos_overrides.{CELL}{topic}.subscription.reliability": "reliable" for topic in topics}
-    graph.start("segmentation_node", {"model": str(tiny_model), "device": "cpu", **reliable})
+    segmenter = {"model": str(tiny_model), "device": "cpu", "reference": str(folder / "reference")}
+    graph.start("segmentation_node", {**segmenter, **reliable})
     store = {"episode_store": str(folder / "episodes"), "min_free_mb": 0, "use_sim_time": True}
     graph.start("interaction_node", {**store, **reliable})
     yield graph
@@ -222,6 +224,62 @@ def test_what_is_outside_the_workspace_is_not_segmented(graph, scene, stamp):
     assert len(graph.received[INSTANCES]) == seen
     assert change(graph, workspace="") == ""
     assert len(graph.segment(*scene, stamp + 3 * SECOND).instances) == len(whole.instances)
+
+
+def test_a_captured_reference_drops_what_is_the_place_and_is_left_out_when_it_is_stale(graph, scene, stamp):
+    said(graph, "there is no reference")
+    ground = (
+        np.random.default_rng(1).integers(90, 110, (120, 160, 3), np.uint8),
+        np.ones((120, 160), np.float32),
+    )
+    assert graph.segment(*ground, stamp).instances
+    client = graph.node.create_client(Trigger, f"{NODE}/capture_reference")
+    graph.wait(client.service_is_ready, "the service")
+    graph.stop_listening(INSTANCES)
+    answer = client.call_async(Trigger.Request())
+    sent = 0
+
+    def captured() -> bool:
+        nonlocal sent
+        sent += 1
+        graph.send(*ground, stamp + sent * SECOND)
+        graph.spin(0.1)
+        return bool(answer.done())
+
+    graph.wait(captured, "the answer")
+    assert answer.result().success, answer.result().message
+    assert "5 frames are the reference now" in answer.result().message
+    foreground = graph.listen(f"{NODE}/foreground", Image)
+    graph.wait(lambda: graph.node.count_publishers(f"{NODE}/foreground"), "the publisher")
+    graph.spin(1.0)
+    stamp += 100 * SECOND
+    assert not graph.segment(*ground, stamp).instances
+    assert graph.segment(*scene, stamp + SECOND).instances
+    shown = graph.wait(
+        lambda: next((m for m in foreground if stamp_of(m) == stamp + SECOND), None), "the foreground"
+    )
+    assert shown.encoding == "mono8"
+    picture = ros_images.pixels(shown)
+    assert (picture[35:65, 25:55] == 255).all()
+    assert not picture[:, 150:].any()
+    assert "reference age (s)" in status_text(said(graph, "reference mismatch"))
+    elsewhere = np.random.default_rng(2).integers(0, 256, (8, 10, 3), np.uint8).repeat(15, 0).repeat(16, 1)
+    seen = len(graph.diagnostics)
+
+    def told() -> bool:
+        nonlocal stamp
+        stamp += SECOND
+        assert graph.segment(elsewhere, ground[1], stamp).instances
+        return any("reference is stale" in s.message and "capture_reference" in s.message
+                   for s in graph.diagnostics[seen:])  # fmt: skip
+
+    graph.wait(told, "the stale reference to be told")
+    assert "auto, network, none" in change(graph, foreground="both")
+    assert change(graph, foreground="network") == ""
+    graph.spin(0.5)
+    assert graph.segment(*ground, stamp + SECOND).instances
+    graph.clock += 200 * SECOND
+    graph.stop_listening(f"{NODE}/foreground")
 
 
 def test_markers_show_what_has_a_place(graph, scene, stamp):

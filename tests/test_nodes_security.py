@@ -99,5 +99,6 @@ def test_who_may_touch_what_is_learned() -> None:
                 asks.setdefault(str(name.text), set()).add(str(enclave.get("path")))
     assert asks["/segmentation_node/reload_model"] == {"/rise/learner_node"}
     assert asks["/learner_node/rollback_model"] == asks["/learner_node/fine_tune"] == {"/rise/operator"}
+    assert asks["/segmentation_node/capture_reference"] == {"/rise/operator"}
     assert asks["/grasp_events"] == {"/rise/picking"}
     assert not any("parameters" in name for name in asks)

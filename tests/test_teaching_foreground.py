@@ -12,9 +12,10 @@ from rise_perception.data.annotated import read_annotated
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.inputs import make_input
 from rise_perception.teaching.config import Recipe
-from rise_perception.teaching.foreground import Foreground, load_foreground, spoiled, train_foreground
+from rise_perception.teaching.foreground import Foreground, load_foreground, spoil, train_foreground
+from rise_perception.teaching.rounds import round_config
 from rise_perception.teaching.scenes import TeachScenes, gather_material
-from rise_perception.teaching.teach import round_config, teach
+from rise_perception.teaching.teach import teach
 
 
 def halves(folder: Path, start: Path) -> list[TeachScenes]:
@@ -34,13 +35,13 @@ def test_it_learns_where_items_lie_on_pictures_that_it_has_not_seen(tmp_path):
     start = save_start(tmp_path / "start")
     found = train_foreground(halves(tmp_path, start), steps=60, views=40)
     whole = read_annotated(tmp_path / "goods.json").pictures[0].load(False)
-    m = found.unseen(make_input(whole.image, None, "rgb"), 0)[0]
+    m = found.made(make_input(whole.image, None, "rgb"), 0)[0]
     truth = whole.masks.any(0)
     overlap = (truth & (m > 0.5)).sum() / (truth | (m > 0.5)).sum()
     assert overlap > 0.6
     found.save(tmp_path / "m.safetensors")
     again = load_foreground(tmp_path / "m.safetensors", halves(tmp_path, start)[0].config.network)
-    assert (again.unseen(make_input(whole.image, None, "rgb"), 0)[0] == m).all()
+    assert (again.made(make_input(whole.image, None, "rgb"), 0)[0] == m).all()
 
 
 def test_m_of_a_picture_comes_from_the_network_that_has_not_learned_it(tmp_path):
@@ -52,8 +53,9 @@ def test_m_of_a_picture_comes_from_the_network_that_has_not_learned_it(tmp_path)
     image = np.random.default_rng(0).normal(size=(3, 32, 32)).astype(np.float32)
     with torch.no_grad():
         expected = [net(torch.from_numpy(image)[None])[0].sigmoid().numpy() for net in nets]
-    assert (found.unseen(image, 0) == expected[1]).all()
-    assert (found.unseen(image, 3) == expected[0]).all()
+    assert (found.made(image, 0) == expected[1]).all()
+    assert (found.made(image, 3) == expected[0]).all()
+    assert (found.made(image, 3, cross_fitted=False) == expected[2]).all()
 
 
 def test_m_is_sometimes_spoiled_and_sometimes_absent():
@@ -62,7 +64,7 @@ def test_m_is_sometimes_spoiled_and_sometimes_absent():
     m[0, 20:40, 30:60] = 1
     kinds = {"kept": 0, "absent": 0, "spoiled": 0}
     for _ in range(200):
-        other = spoiled(m)
+        other = spoil(m, 0.3, 0.1)
         assert other.shape == m.shape
         assert other.min() >= 0
         assert other.max() <= 1

@@ -29,8 +29,9 @@ For the picture NAME.png it writes into the folder OUT:
   NAME.overlay.png      the picture with the instances in colour
   NAME.cloud.ply        with --cloud: points with colour and label, camera optical frame, metres
 A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
-REFERENCE is a folder of pictures of the same place without items (depth beside them is used where it is given
-here, too): instances of which almost nothing differs from their median are left out.
+REFERENCE is a folder of pictures of the same place without items, or what a node's ~/capture_reference wrote
+(depth beside them is used where it is given here, too): instances of which almost nothing differs from their
+median are left out. With --workspace only what lies inside counts.
 Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
 """
 
@@ -100,7 +101,11 @@ def run(args: argparse.Namespace) -> int:
     pictures = _find_pictures(args)
     depths = _find_depths(pictures, args.depth, args.out)
     segmenter = load_segmenter(args, has_depth=args.depth is not None)
-    reference = load_reference(args.reference, args.depth_scale) if args.reference else None
+    reference = None
+    if args.reference:
+        from rise_perception.inference.reference_folder import read_reference
+
+        reference = read_reference(args.reference, args.depth_scale).reference
     args.out.mkdir(parents=True, exist_ok=True)
     stale: list[str] = []
     failures: list[str] = []
@@ -147,24 +152,6 @@ def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
     return segmenter
 
 
-def load_reference(folder: Path, depth_scale: float | None) -> Any:
-    """The reference of a folder of pictures without items.
-
-    Raises:
-        DataError: no picture, or pictures of different sizes.
-    """
-    from rise_perception.core.frame import Frame
-    from rise_perception.data.annotated import find_depth
-    from rise_perception.data.images import list_images, read_depth, read_image
-    from rise_perception.inference.reference import Reference
-
-    frames = []
-    for picture in list_images([folder]):
-        depth = find_depth(picture, folder)
-        frames.append(Frame(read_image(picture), read_depth(depth, depth_scale) if depth else None))
-    return Reference.of(frames)
-
-
 def _predict(
     segmenter: Any,
     picture: Path,
@@ -187,13 +174,14 @@ def _predict(
     depth = read_depth(depth_file, args.depth_scale) if depth_file else None
     camera = read_camera(args.camera, image.shape[1], image.shape[0]) if args.camera else None
     instances = segmenter(image, depth)
-    if reference is not None:
-        instances, why = reference.keep_changed(instances, image, depth)
-        stale += [f"{picture}: {why}"] if why else []
     workspace = _workspace(args.workspace)
     outside = workspace.outside(*image.shape[:2]) if workspace is not None else None
     if outside is not None:
         instances = keep_inside(instances, outside)
+    if reference is not None:
+        kept = reference.keep_changed(instances, image, depth, outside)
+        instances = kept.instances
+        stale += [f"{picture}: {kept.problem}"] if kept.problem else []
     overlay = draw_overlay(image, instances, scores=True)
     if outside is not None:
         shade_outside(overlay, outside)

@@ -1,4 +1,4 @@
-"""`rise scenes`: make data of the tote world: still scenes, pick sequences, bags."""
+"""`rise scenes`: make data of the tote world: still scenes, pick sequences, bags, cells to teach."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ examples:
   rise scenes stills data/refer --train 1200 --val 160 --test 260 --sentences 12
   rise scenes sequence data/picks --picks 7 --seed 3
   rise scenes bag picks_bag --picks 7 --kind bin
+  rise scenes cell data/cell --annotated 10 --empty 8 --test 60 --recoloured
+  rise teach data/cell/annotated.json --empty data/cell/empty
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    forms = parser.add_subparsers(dest="form", required=True, metavar="{stills,sequence,bag}")
+    forms = parser.add_subparsers(dest="form", required=True, metavar="{stills,sequence,bag,cell}")
     stills = forms.add_parser("stills", help="settled scenes from several views, as COCO JSON and images")
     stills.add_argument("out", type=Path, metavar="OUT", help="folder; an unfinished data set is continued")
     stills.add_argument("--train", type=int, default=1000, help="training images (default %(default)s)")
@@ -52,7 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         form.add_argument(
             "--split", default="test", help="whose items: train, val or test (default %(default)s)"
         )
-    for form in (stills, sequence, bag):
+    cell = forms.add_parser("cell", help="pictures to teach one cell, and to test what it has learned")
+    cell.add_argument("out", type=Path, metavar="OUT", help="new folder")
+    cell.add_argument("--annotated", type=int, default=10, help="annotated pictures (default %(default)s)")
+    cell.add_argument("--empty", type=int, default=8, help="of the empty tote (default %(default)s)")
+    cell.add_argument("--test", type=int, default=60, help="of other fillings (default %(default)s)")
+    cell.add_argument(
+        "--recoloured",
+        action="store_true",
+        help="the test pictures once more, the goods in other colours under another lamp",
+    )
+    for form in (stills, sequence, bag, cell):
         form.add_argument("--size", default="320x240", metavar="WxH", help="pixels (default %(default)s)")
         form.add_argument(
             "--seed", type=int, default=0, help="another seed, other scenes (default %(default)s)"
@@ -74,6 +86,15 @@ def run(args: argparse.Namespace) -> int:
             if args.sentences is not None and count:
                 write_sentences(args.out, split, args.sentences, args.seed)
         print(f"{args.out}: " + ", ".join(f"{count} {split}" for split, count in counts.items()) + " images")
+        return 0
+    if args.form == "cell":
+        from rise_perception.simulation.cell import CellSettings
+        from rise_perception.simulation.cell_pictures import PictureSettings, write_cell_pictures
+
+        cell = CellSettings(args.seed, width=width, height=height)
+        pictures = PictureSettings(args.annotated, args.empty, args.test, args.recoloured, cell)
+        made = write_cell_pictures(args.out, pictures)
+        print(f"{args.out}: " + ", ".join(f"{count} {part}" for part, count in made.items()) + " pictures")
         return 0
     from rise_perception.simulation.recording import write_bag, write_sequence
     from rise_perception.simulation.sequence import SequenceSettings

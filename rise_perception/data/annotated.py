@@ -20,7 +20,7 @@ from rise_perception.core.regions import CONTAINERS, OBJECT, encode_mask
 from rise_perception.data.annotated_coco import coco_export, read_coco
 from rise_perception.data.coco import LabelledImage
 from rise_perception.data.images import find_companion, read_depth, read_image, read_label_map
-from rise_perception.data.picture_search import picture_files
+from rise_perception.data.picture_search import find_depth, picture_files
 
 #: Kinds of label maps, and the folders that hold maps of the same name as their pictures.
 LABEL_KINDS = ("label", "labels", "segm", "mask", "masks")
@@ -156,25 +156,6 @@ def _sorted(picture: AnnotatedPicture) -> AnnotatedPicture:
     """With its objects in an order of their own: in which order they were drawn must not matter."""
     pairs = sorted(zip(picture.classes, picture.masks, strict=True), key=lambda p: (p[0], p[1]["counts"]))
     return replace(picture, classes=tuple(p[0] for p in pairs), masks=tuple(p[1] for p in pairs))
-
-
-def find_depth(picture: Path, root: Path) -> Path | None:
-    """The depth map of a picture, by its name; folders ``depth`` are looked for up to ``root``."""
-    folder = picture.parent
-    places = [folder]
-    for above in (folder, *folder.parents):
-        places.append(above / "depth")
-        if above != folder:
-            places.append(above / "depth" / folder.relative_to(above))
-            below = folder.relative_to(above).parts
-            places.append(above.joinpath("depth", *below[1:]))  # images/a/x.png, depth/a/x.png
-        if above.resolve() == root.resolve() or len(places) > 24:
-            break
-    for place in places:
-        found = find_companion(place, picture.stem, ("depth",))
-        if found and not found.samefile(picture):
-            return found
-    return None
 
 
 def _read_export(export: Path, path: Path) -> AnnotatedSet:

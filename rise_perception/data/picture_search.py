@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from rise_perception.core.errors import DataError
-from rise_perception.data.images import COMPANION, SUFFIXES, natural_order
+from rise_perception.data.images import COMPANION, SUFFIXES, find_companion, natural_order
 
 #: A tree with more pictures than this is no labelling project; searching it would only take long.
 MOST_FILES = 20_000
@@ -87,3 +87,22 @@ def _common_end(path: Path, parts: list[str]) -> int:
             break
         count += 1
     return count
+
+
+def find_depth(picture: Path, root: Path) -> Path | None:
+    """The depth map of a picture, by its name; folders ``depth`` are looked for up to ``root``."""
+    folder = picture.parent
+    places = [folder]
+    for above in (folder, *folder.parents):
+        places.append(above / "depth")
+        if above != folder:
+            places.append(above / "depth" / folder.relative_to(above))
+            below = folder.relative_to(above).parts
+            places.append(above.joinpath("depth", *below[1:]))  # images/a/x.png, depth/a/x.png
+        if above.resolve() == root.resolve() or len(places) > 24:
+            break
+    for place in places:
+        found = find_companion(place, picture.stem, ("depth",))
+        if found and not found.samefile(picture):
+            return found
+    return None

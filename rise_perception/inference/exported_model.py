@@ -143,6 +143,10 @@ class ExportedModel:
             "postprocess": (time.perf_counter() - predicted) * 1e3,
         }
 
+    def foreground(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | None:
+        """None: M does not come out of the exported graph."""
+        return None
+
     def warm_up(self) -> None:
         """Nothing: the check has run the graph."""
 

@@ -32,49 +32,39 @@ MARGIN = 9
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a reference leaves of a frame.
+
+    Attributes:
+        instances: that stay.
+        changed: (H, W) bool, where the frame differs; None where the reference was left out.
+        mismatch: share of what no instance covers that has changed, in [0, 1].
+        problem: why the reference was left out; empty when it was used.
+    """
+
+    instances: Instances
+    changed: np.ndarray | None
+    mismatch: float
+    problem: str
+
+
+@dataclass(frozen=True)
 class Reference:
     """The place without items.
 
     Attributes:
         lab: (H, W, 3) float32 CIELAB.
         depth: (H, W) float32 metres, 0 = none; or None.
-        region: (H, W) bool, where items lie; None is everywhere.
     """
 
     lab: np.ndarray
     depth: np.ndarray | None = None
-    region: np.ndarray | None = None
 
     @classmethod
-    def of(cls, frames: Sequence[Frame], region: np.ndarray | None = None) -> Reference:
-        """The median of frames without items.
-
-        Args:
-            frames: at least one, all of one size; depth is used where all have it.
-            region: (H, W) bool.
-
-        Raises:
-            DataError: no frame, or of different sizes.
-        """
-        if not frames:
-            raise DataError("a reference needs at least one picture of the place without items")
-        step = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
-        chosen = [frames[k] for k in dict.fromkeys(step.tolist())]
-        sizes = {frame.image.shape[:2] for frame in chosen}
-        if len(sizes) > 1:
-            raise DataError(
-                f"pictures of a reference have sizes {sorted(sizes)}; give pictures of one camera"
-            )
-        image = np.median([frame.image for frame in chosen], axis=0).astype(np.uint8)
-        depths = [frame.depth for frame in chosen if frame.depth is not None]
-        depth = None
-        if len(depths) == len(chosen):
-            stacked = np.stack(depths).astype(np.float32)
-            stacked[stacked <= 0] = np.nan
-            some = np.isfinite(stacked).any(0)
-            depth = np.zeros(some.shape, np.float32)
-            depth[some] = np.nanmedian(stacked[:, some], axis=0)
-        return cls(_lab(image), depth, region)
+    def of(cls, frames: Sequence[Frame]) -> Reference:
+        """That of frames without items; see :func:`median_frame`."""
+        frame = median_frame(frames)
+        return cls(_lab(frame.image), frame.depth)
 
     def changed(self, image: np.ndarray, depth: np.ndarray | None = None) -> np.ndarray:
         """Where a frame differs from the reference.
@@ -84,8 +74,7 @@ class Reference:
             depth: (H, W) float32 metres, 0 = none.
 
         Returns:
-            (H, W) bool; False outside the region. Where both have depth, depth decides, and colour adds what
-            is too flat for it.
+            (H, W) bool. Where both have depth, depth decides, and colour adds what is too flat for it.
         """
         lab = _lab(image)
         # What most of the picture did together, exposure or white balance did.
@@ -97,35 +86,67 @@ class Reference:
             both = (depth > 0) & (self.depth > 0)
             nearer = self.depth - depth > DEPTH_CHANGE + DEPTH_SHARE * self.depth
             found = np.where(both, nearer | (distance > 2 * COLOUR_CHANGE), found)
-        found = cv2.medianBlur(found.astype(np.uint8), 5) > 0
-        return np.asarray(found if self.region is None else found & self.region)
+        return np.asarray(cv2.medianBlur(found.astype(np.uint8), 5) > 0)
 
     def keep_changed(
-        self, instances: Instances, image: np.ndarray, depth: np.ndarray | None = None
-    ) -> tuple[Instances, str]:
+        self,
+        instances: Instances,
+        image: np.ndarray,
+        depth: np.ndarray | None = None,
+        outside: np.ndarray | None = None,
+    ) -> Kept:
         """Drop the instances of which almost nothing has changed.
 
         Args:
             instances: of the frame.
             image, depth: the frame.
-
-        Returns:
-            the instances that stay, and why the reference was left out: empty when it was used.
+            outside: (H, W) bool, where nothing counts; None is nowhere.
         """
         if image.shape != self.lab.shape:
             (h, w), (own_h, own_w) = image.shape[:2], self.lab.shape[:2]
-            return instances, f"the reference is {own_w}x{own_h}, the picture {w}x{h}"
+            return Kept(instances, None, 1.0, f"the reference is {own_w}x{own_h}, the picture {w}x{h}")
         changed = self.changed(image, depth)
         side = 2 * MARGIN + 1
-        covered = cv2.dilate((instances.label_map > 0).astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-        free = ~covered if self.region is None else ~covered & self.region
-        share = float(changed[free].mean()) if free.any() else 0.0
-        if share > STALE:
-            return instances, f"the reference is stale: {share:.0%} of the place without items has changed"
+        free = cv2.dilate((instances.label_map > 0).astype(np.uint8), np.ones((side, side), np.uint8)) == 0
+        if outside is not None:
+            changed &= ~outside
+            free &= ~outside
+        mismatch = float(changed[free].mean()) if free.any() else 0.0
+        if mismatch > STALE:
+            why = f"the reference is stale: {mismatch:.0%} of the place without items has changed"
+            return Kept(instances, None, mismatch, why)
         areas = instances.areas().clip(min=1)
         counts = np.bincount(instances.label_map[changed], minlength=int(instances.labels.max(initial=0)) + 1)
         kept = counts[instances.labels.astype(np.int64)] >= MIN_CHANGED * areas
-        return select(instances, kept), ""
+        return Kept(select(instances, kept), changed, mismatch, "")
+
+
+def median_frame(frames: Sequence[Frame]) -> Frame:
+    """The median of frames: what passes by in some of them is gone.
+
+    Args:
+        frames: at least one, all of one size; depth is used where all have it.
+
+    Raises:
+        DataError: no frame, or of different sizes.
+    """
+    if not frames:
+        raise DataError("a reference needs at least one picture of the place without items")
+    step = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
+    chosen = [frames[k] for k in dict.fromkeys(step.tolist())]
+    sizes = {frame.image.shape[:2] for frame in chosen}
+    if len(sizes) > 1:
+        raise DataError(f"pictures of a reference have sizes {sorted(sizes)}; give pictures of one camera")
+    image = np.median([frame.image for frame in chosen], axis=0).astype(np.uint8)
+    depths = [frame.depth for frame in chosen if frame.depth is not None]
+    depth = None
+    if len(depths) == len(chosen):
+        stacked = np.stack(depths).astype(np.float32)
+        stacked[stacked <= 0] = np.nan
+        some = np.isfinite(stacked).any(0)
+        depth = np.zeros(some.shape, np.float32)
+        depth[some] = np.nanmedian(stacked[:, some], axis=0)
+    return Frame(image, depth)
 
 
 def select(instances: Instances, kept: np.ndarray) -> Instances:

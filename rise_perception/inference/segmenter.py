@@ -153,6 +153,34 @@ class Segmenter:
             ImageError: image or depth of another layout.
             ModelError: the model needs depth and there is none.
         """
+        model, depth = self._choose(image, depth)
+        instances, self.last_timing = model(image, depth if model.uses_depth else None)
+        self.last_model, self.last_runtime = model.card.version, model.serving
+        if self.min_relief_mm > 0 and depth is not None:
+            instances = without_flat(instances, depth, self.min_relief_mm)
+        if model.pick_success is not None:
+            instances = with_pick_success(instances, depth, model.pick_success)
+        return instances
+
+    def foreground(self, image: np.ndarray, depth: np.ndarray | None = None) -> np.ndarray | None:
+        """M, the foreground as the network that serves such an image sees it.
+
+        Args:
+            image, depth: as for a call.
+
+        Returns:
+            (H, W) float32 in [0, 1]; None where the network makes none, or is an exported file.
+
+        Raises:
+            ImageError, ModelError: as for a call.
+        """
+        model, depth = self._choose(image, depth)
+        return model.foreground(image, depth if model.uses_depth else None)
+
+    def _choose(
+        self, image: np.ndarray, depth: np.ndarray | None
+    ) -> tuple[ServedModel | ExportedModel, np.ndarray | None]:
+        """The model that serves an image, and its depth where that is of any use."""
         check_image(image)
         if depth is not None:
             check_depth(depth, image)
@@ -165,13 +193,7 @@ class Segmenter:
                 f"model {self.version} sees depth and this image has none (or less than {MIN_DEPTH:.0%} "
                 "valid); give depth, or use an RGB model or 'auto'"
             )
-        instances, self.last_timing = model(image, depth if model.uses_depth else None)
-        self.last_model, self.last_runtime = model.card.version, model.serving
-        if self.min_relief_mm > 0 and depth is not None:
-            instances = without_flat(instances, depth, self.min_relief_mm)
-        if model.pick_success is not None:
-            instances = with_pick_success(instances, depth, model.pick_success)
-        return instances
+        return model, depth
 
     def warm_up(self) -> None:
         """Run every network once, so that the first image is not slower than the others."""

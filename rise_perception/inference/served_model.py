@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -30,6 +31,7 @@ from rise_perception.inference.postprocess import suppress_duplicates, to_instan
 from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import INPUT_CHANNELS
 from rise_perception.network.inputs import fit_input
+from rise_perception.network.representation import foreground_of
 
 Size = tuple[int, int]
 #: Height and width of the first image, which nobody sees.
@@ -154,6 +156,18 @@ class ServedModel:
         if not finite:
             return 0, False
         return len(to_instances(drawn, letterbox, self.card.network, self.threshold)), True
+
+    @torch.inference_mode()
+    def foreground(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | None:
+        """M of an image by torch, (H, W) float32 in [0, 1]; None where the network makes none."""
+        if not self.card.network.sees_foreground:
+            return None
+        letterbox = Letterbox((image.shape[0], image.shape[1]), self.card.network.image_size)
+        found = foreground_of(self.network, self._prepared(image, depth, letterbox)[0])
+        assert found is not None  # as the configuration says
+        height, width = letterbox.content
+        content = found[0, 0, :height, :width].float().cpu().numpy()
+        return np.asarray(cv2.resize(content, (image.shape[1], image.shape[0])))
 
     def _prepared(
         self, image: np.ndarray, depth: np.ndarray | None, letterbox: Letterbox

@@ -121,6 +121,22 @@ class InputRepresentation(nn.Module):
         return probability
 
 
+def foreground_of(network: nn.Module, images: Tensor) -> Tensor | None:
+    """M of images, by the foreground network inside a network.
+
+    Args:
+        network: any.
+        images: (B, C, H, W), its input.
+
+    Returns:
+        (B, 1, H, W) probability; None where the network holds none.
+    """
+    for module in network.modules():
+        if isinstance(module, InputRepresentation) and module.foreground is not None:
+            return torch.sigmoid(module.foreground(images))
+    return None
+
+
 def represent(config: NetworkConfig) -> nn.Module:
     """The module that makes what the backbone sees; ``rgb`` and ``rgbd`` are taken as they come."""
     return nn.Identity() if config.input in ("rgb", "rgbd") else InputRepresentation(config)

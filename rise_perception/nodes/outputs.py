@@ -90,6 +90,7 @@ class Outputs:
             "instances": InstanceArray,
             "overlay": Image,
             "target_mask": Image,
+            "foreground": Image,
             "camera_info": CameraInfo,
             "points": PointCloud2,
             "markers": MarkerArray,
@@ -185,6 +186,11 @@ class Outputs:
             points = labelled_cloud(frame.image, frame.depth, frame.camera, instances.label_map)
             self._publishers["points"].publish(messages.cloud(header, points))
         return latency
+
+    def publish_foreground(self, result: Result, foreground: np.ndarray | None) -> None:
+        """Publishes (H, W) uint8, what of the frame is no place; nothing where that is not known."""
+        if foreground is not None:
+            self._publishers["foreground"].publish(messages.image(result.header, foreground, "mono8"))
 
     def destroy(self) -> None:
         """Removes the publishers."""

@@ -25,6 +25,7 @@ from rise_perception.inference.segmenter import Segmenter
 from rise_perception.inference.tracker import Tracker
 from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagnostics
 from rise_perception.nodes.engine_action import EngineAction
+from rise_perception.nodes.foreground_service import ForegroundService
 from rise_perception.nodes.frames import FrameReader
 from rise_perception.nodes.inputs import CameraInputs
 from rise_perception.nodes.lifecycle import managers, reported
@@ -80,7 +81,8 @@ class SegmentationNode(LifecycleNode):
         self._versions = ModelService(
             self, lambda: self._given.model_store, lambda: self._segmenter, self._on_swapped
         )
-        self._segment = SegmentService(self, lambda: "" if self._active else "the node is not active")
+        self._segment = SegmentService(self, self._why_no_frame)
+        self._foreground = ForegroundService(self, self._why_no_frame)
         self._referral = ReferralServer(self, lambda: self._active, self._diagnostics.error)
         self._engines = EngineAction(self, lambda: (self._segmenter, self._image_size))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -109,6 +111,7 @@ class SegmentationNode(LifecycleNode):
         segmenter.warm_up()
         self._failure = ""
         self._referral.load(ReferralSettings(given.refer_model, given.refer_catalogue, given.device))
+        self._foreground.configure(given.reference, given.foreground)
         self._tracker.reset()
         self._outputs = Outputs(self, self._diagnostics.error)
         patience = partial(self.parameters.__getitem__, "depth_patience_s")
@@ -242,6 +245,7 @@ class SegmentationNode(LifecycleNode):
         segmenter.min_relief_mm = self.parameters["min_relief_mm"]
         self._places.set(self.parameters["workspace"], self.parameters["target_frame"])
         instances, outside = self._places.restrict(frame, segmenter(frame.image, frame.depth))
+        instances = self._foreground.scene.restrict(frame, instances, outside)
         instances = self._tracker.update(instances, frame.stamp)
         self._known_ids = instances.ids.tolist()
         result = Result(
@@ -261,6 +265,9 @@ class SegmentationNode(LifecycleNode):
         latency = outputs.publish_instances(result, label_map, self._target)
         self._segment.offer(result)
         self._referral.offer(result)
+        self._foreground.offer(frame, pair.arrival)
+        if outputs.wanted("foreground"):
+            outputs.publish_foreground(result, self._foreground.scene.picture(segmenter, frame, outside))
         self._diagnostics.frame(latency, (self.get_clock().now().nanoseconds - pair.stamp) / 1e9)
 
     # -- executor ----------------------------------------------------------------------------------
@@ -272,13 +279,18 @@ class SegmentationNode(LifecycleNode):
         if self._inputs.has_depth_info or self._places.needs_transforms:
             self._transforms.listen()
         self._announce()
-        wanted = self._outputs.wanted() or self._segment.waits or self._referral.waits
+        self._foreground.scene.mode = self.parameters["foreground"]
+        waiting = self._segment.waits or self._referral.waits or self._foreground.waits
+        wanted = self._outputs.wanted() or waiting
         if wanted and not self._inputs.is_open:
             self._inputs.open()
         elif not wanted and self._inputs.is_open:
             self._inputs.close()
             self._segment.forget()
             self._referral.forget()
+
+    def _why_no_frame(self) -> str:
+        return "" if self._active else "the node is not active"
 
     @answering
     def _on_set_target(self, request: SetTarget.Request, response: SetTarget.Response) -> SetTarget.Response:
@@ -319,7 +331,8 @@ class SegmentationNode(LifecycleNode):
         if not self._inputs.is_open:
             return [*found, (OK, "idle: nobody listens", {})]
         latency = latency_condition(self._diagnostics.latency_median(), self.parameters["latency_budget_ms"])
-        return [*found, *self._inputs.conditions(), *self._places.conditions(), latency]
+        places = [*self._places.conditions(), self._foreground.condition()]
+        return [*found, *self._inputs.conditions(), *places, latency]
 
     def destroy_node(self) -> None:
         """Stops the worker before the node goes; a frame that takes long does not hold up the end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rise_perception.inference.scene_foreground import check_mode
 from rise_perception.inference.workspace import SYNTAX, parse_workspace
 from rise_perception.nodes.camera_parameters import QOS_NOTE, camera_parameters
 from rise_perception.nodes.parameter_table import Change, Parameter, ParameterTable
@@ -83,6 +84,22 @@ TABLE = ParameterTable(
                 "Frame on /tf in which centroids, boxes and markers are given; the header of their message "
                 "names it, that of the label map stays the camera's. Empty for the camera's.",
                 change=LIVE,
+            ),
+        },
+        "Foreground": {
+            "foreground": Parameter(
+                "auto",
+                "What tells items from the place: auto (the reference, where there is one, and the M of a "
+                "network that has one), network (M alone) or none. A reference drops instances of which "
+                "almost nothing differs from it; M is only shown, on ~/foreground.",
+                change=LIVE,
+                parse=check_mode,
+            ),
+            "reference": Parameter(
+                "",
+                "Folder of pictures of the place without items, camera unmoved, which ~/capture_reference "
+                "adds to. Empty for none at the start; captures go to ~/.rise_perception/reference then.",
+                change=CONFIGURE,
             ),
         },
         "Sentences": {

@@ -125,6 +125,13 @@ class Cell:
             (settings.width - 1) / 2,
             (settings.height - 1) / 2,
         )
+        lamps = self._lamps(rng)
+        rotation = look_at(position, np.array([0.0, 0.0, 0.02]), 0.0)
+        return View(position, rotation, camera, lamps, {})
+
+    @staticmethod
+    def _lamps(rng: np.random.Generator) -> tuple[Light, ...]:
+        """One low, strong and coloured lamp."""
         angle = rng.uniform(0, 2 * np.pi)
         tint = np.array([1.35, 0.95, 0.5]) if rng.random() < 0.5 else np.array([0.6, 0.95, 1.4])
         at = np.array([1.1 * np.cos(angle), 1.1 * np.sin(angle), rng.uniform(0.7, 0.9)])
@@ -132,9 +139,7 @@ class Cell:
         dark = np.zeros(3)
         key = Light(at, aim / np.linalg.norm(aim), 1.0 * tint, 0.16 * tint, 0.7, 0.005)
         off = Light(np.array([0.0, 0.0, 2.0]), np.array([0.0, 0.0, -1.0]), dark, dark, 0.0, 0.01)
-        lamps = (key, *[off] * (LIGHTS - 1))
-        rotation = look_at(position, np.array([0.0, 0.0, 0.02]), 0.0)
-        return View(position, rotation, camera, lamps, {})
+        return (key, *[off] * (LIGHTS - 1))
 
     @property
     def camera(self) -> CameraIntrinsics:

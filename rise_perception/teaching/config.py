@@ -34,6 +34,9 @@ class Recipe:
         decay_from: share of the training from which the rate falls linearly to zero.
         most_steps: steps after which a round ends, also where time is left.
         precision: ``fp32`` or ``bf16``; empty takes what is faster on this machine.
+        image_size: height and width of the network's input; None is the start's.
+        cross_fitted: M of a training picture comes from a network that has not learned it.
+        spoiled, absent: shares of the training pictures whose M is spoiled, and missing.
         collage: how collages are made.
     """
 
@@ -49,6 +52,10 @@ class Recipe:
     decay_from: float = 0.4
     most_steps: int = 3000
     precision: str = ""
+    image_size: tuple[int, int] | None = None
+    cross_fitted: bool = True
+    spoiled: float = 0.3
+    absent: float = 0.1
     collage: CollageConfig = field(default_factory=CollageConfig)
 
     def __post_init__(self) -> None:
@@ -57,6 +64,9 @@ class Recipe:
         require(self.real > 0 and shares <= 1, "recipe.real + rehearsal", shares, "above 0 and at most 1")
         require(self.precision in ("", "fp32", "bf16"), "recipe.precision", self.precision, "fp32 or bf16")
         require(0 <= self.finish < 1, "recipe.finish", self.finish, "in [0, 1)")
+        bad = self.spoiled + self.absent
+        least = min(self.spoiled, self.absent)
+        require(least >= 0 and bad <= 1, "recipe.spoiled + absent", bad, "each 0 or more, together at most 1")
         require(self.most_steps >= 1, "recipe.most_steps", self.most_steps, "at least 1")
 
 

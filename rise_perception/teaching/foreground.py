@@ -28,8 +28,6 @@ from rise_perception.training.scenes import Key
 #: Views that a half gives, and steps of each of the networks.
 VIEWS, STEPS = 96, 250
 BATCH, RATE = 4, 2e-3
-#: Chances that the M of a training picture is spoiled, and that it is absent.
-SPOILED, ABSENT = 0.3, 0.1
 
 #: Input (C, H, W) float32, items (h, w) and known (h, w) float32 at a quarter of the size.
 View = tuple[Tensor, Tensor, Tensor]
@@ -49,17 +47,18 @@ class Foreground:
     whole: ForegroundNetwork
 
     @torch.no_grad()
-    def unseen(self, image: np.ndarray, picture: int) -> np.ndarray:
-        """M of a network that has not learned the picture.
+    def made(self, image: np.ndarray, picture: int, cross_fitted: bool = True) -> np.ndarray:
+        """M of a picture.
 
         Args:
             image: (C, H, W) float32, the network's input.
             picture: its number among those that teach.
+            cross_fitted: by a network that has not learned the picture; otherwise by the one that serves.
 
         Returns:
             (1, H, W) float32 in [0, 1].
         """
-        network = self.halves[1 - picture % 2]
+        network = self.halves[1 - picture % 2] if cross_fitted else self.whole
         return network(torch.from_numpy(image)[None])[0].sigmoid().numpy()
 
     def save(self, path: Path) -> None:
@@ -98,19 +97,20 @@ def train_foreground(halves: Sequence[TeachScenes], steps: int = STEPS, views: i
     return Foreground((nets[0], nets[1]), nets[2])
 
 
-def spoiled(foreground: np.ndarray) -> np.ndarray:
+def spoil(foreground: np.ndarray, share: float = 1.0, absent: float = 0.0) -> np.ndarray:
     """M as it may be on a bad day: shifted, grown, shrunk, with holes and false patches, or absent.
 
     Args:
         foreground: (1, H, W) float32 in [0, 1]. Randomness is torch's global generator.
+        share, absent: chances that it is spoiled, and that it is absent; otherwise it stays as it is.
 
     Returns:
         (1, H, W) float32 in [0, 1].
     """
     chance = float(torch.rand(()))
-    if chance < ABSENT:
+    if chance < absent:
         return np.zeros_like(foreground)
-    if chance > ABSENT + SPOILED:
+    if chance >= absent + share:
         return foreground
     m = foreground[0].copy()
     height, width = m.shape
@@ -137,7 +137,8 @@ class ForegroundScenes(TeachScenes):
 
         def carrying(sample: Sample) -> Sample:
             image, padding, targets = sample
-            m = spoiled(self.foreground.unseen(image, key.image))
+            m = self.foreground.made(image, key.image, self.recipe.cross_fitted)
+            m = spoil(m, self.recipe.spoiled, self.recipe.absent)
             return np.concatenate([image, m]), padding, targets
 
         before = None if scene.before is None else carrying(scene.before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rise_perception.core.errors import ModelError
+from rise_perception.core.instances import Instances
 from rise_perception.core.regions import CONTAINER, ImagePair, Region, category_name, encode_mask, regions_of
 from rise_perception.data.coco import LabelledImage
 from rise_perception.evaluation.classes import above, class_scores, without_ignored
@@ -67,7 +68,15 @@ def predict(model: Path, judges: Sequence[Judge], classes: tuple[str, ...], devi
         classes: names of the pictures' classes.
         device: where the network runs.
     """
-    segmenter = Segmenter.load(model, device, LOWEST_SCORE)
+    return predicted_by(Segmenter.load(model, device, LOWEST_SCORE), judges, classes)
+
+
+def predicted_by(
+    segmenter: Callable[[np.ndarray, np.ndarray | None], Instances],
+    judges: Sequence[Judge],
+    classes: tuple[str, ...],
+) -> list[ImagePair]:
+    """:func:`predict` with a segmenter, or with whatever stands in for one; asked in the judges' order."""
     items = [name for name in classes if category_name(name) != CONTAINER]
     pairs = []
     for sample, ignored in judges:

@@ -1,0 +1,187 @@
+"""Grasps as annotations: what was taken has outlined itself, and the emptied tote is the background.
+
+The frame before a grasp shows what this grasp and the later ones took; those are its items. What else differs
+from the emptied tote is an area of which nothing is known. All of it becomes the COCO file and the folder of
+empty pictures that a person would have given.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rise_perception.core.errors import DataError
+from rise_perception.core.files import write_json
+from rise_perception.core.frame import Frame
+from rise_perception.core.regions import OBJECT, encode_mask
+from rise_perception.data.annotated import MOST_PICTURES
+from rise_perception.data.images import write_image
+from rise_perception.grasp_learning.capture.episode import Episode
+from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
+from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
+from rise_perception.grasp_learning.labelling.label_propagation import known_items, same_scene
+from rise_perception.inference.reference import STALE, Reference, median_frame
+
+ANNOTATIONS, EMPTY = "episodes.json", "empty"
+#: An item of which a smaller share differs from the emptied tote is no certain one.
+DIFFERS = 0.5
+#: Around an item so many pixels are neither known nor unknown: its soft edge and its shadow.
+EDGE = 3
+#: Regions that differ and are smaller than this share of the picture are noise.
+SPECK = 2e-4
+#: A tote's last frame shows the emptied one when no greater share of it differs from the median of all.
+EMPTIED = 0.01
+#: From so many totes on the median of their last frames shows an emptied one, whatever was left in some.
+ENOUGH_TOTES = 3
+#: Pictures are taken of the frames in which the known items cover at least this share of all that differs.
+KNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class FromGrasps:
+    """What grasps have annotated.
+
+    Attributes:
+        annotations: the COCO file.
+        empty: folder of pictures of the emptied tote.
+        pictures, items: how many.
+        grasps: that were read.
+    """
+
+    annotations: Path
+    empty: Path
+    pictures: int
+    items: int
+    grasps: int
+
+
+@dataclass(frozen=True)
+class _Annotated:
+    """A frame with its items and with what is not known, (N, H, W) and (H, W) bool."""
+
+    name: str
+    frame: Frame
+    items: np.ndarray
+    unknown: np.ndarray
+
+
+def annotate_from_grasps(store: EpisodeStore, out: Path) -> FromGrasps:
+    """Write annotations and empty pictures of the cell in which the grasps of a store were made.
+
+    Args:
+        store: of one cell, whose camera did not move.
+        out: folder; what an earlier call wrote there is replaced.
+
+    Raises:
+        DataError: no episode, none that shows an item for certain, or no picture of an emptied tote.
+    """
+    entries = store.entries()
+    if not entries:
+        raise DataError(f"{store.root} holds no episode; let the robot pick with the interaction node first")
+    last = _last_frames(store, entries)
+    emptied = median_frame(last)
+    reference = Reference.of([emptied])
+    empty = [emptied, *(f for f in last if reference.changed(f.image, f.depth).mean() <= EMPTIED)]
+    found = list(_annotated(store, entries, reference))
+    if not found:
+        raise DataError(
+            f"{store.root}: none of {len(entries)} grasps shows an item for certain against the emptied "
+            "tote; see `rise episodes` for the reasons, or annotate pictures by hand"
+        )
+    with_depth = all(f.depth is not None for f in (*empty, *(a.frame for a in found)))
+    shutil.rmtree(out, ignore_errors=True)
+    for number, frame in enumerate(empty):
+        _write(out / EMPTY, out / EMPTY, f"{number:03d}", "-depth", frame, with_depth)
+    for annotated in found:
+        _write(out / "images", out / "depth", annotated.name, "", annotated.frame, with_depth)
+    write_json(out / ANNOTATIONS, _coco(found))
+    count = sum(len(a.items) for a in found)
+    return FromGrasps(out / ANNOTATIONS, out / EMPTY, len(found), count, len(entries))
+
+
+def _last_frames(store: EpisodeStore, entries: Sequence[Entry]) -> list[Frame]:
+    """The frame after the last grasp of each tote."""
+    last: list[tuple[Episode, EpisodeLabels]] = []
+    for _, episode, labels in _read(store, entries):
+        if last and same_scene(last[-1], (episode, labels)):
+            last[-1] = episode, labels
+        else:
+            last.append((episode, labels))
+    sizes = {episode.after.frame.image.shape for episode, _ in last}
+    if len(sizes) > 1:
+        raise DataError(f"{store.root} has frames of {len(sizes)} sizes; give the store of one camera")
+    if len(last) < ENOUGH_TOTES:
+        seen = [e.after.instances for e, _ in last]
+        if not any(found is not None and len(found) == 0 for found in seen):
+            raise DataError(
+                f"{store.root} is of {len(last)} totes, none of them seen empty at the end; pick at least "
+                f"{ENOUGH_TOTES} totes empty, or annotate pictures by hand"
+            )
+        last = [pair for pair, found in zip(last, seen, strict=True) if found is not None and len(found) == 0]
+    return [episode.after.frame for episode, _ in last]
+
+
+def _read(store: EpisodeStore, entries: Sequence[Entry]) -> Any:
+    for entry in entries:
+        try:
+            yield entry, *store.read(entry)
+        except DataError:  # damaged, or evicted meanwhile
+            continue
+
+
+def _annotated(store: EpisodeStore, entries: Sequence[Entry], reference: Reference) -> list[_Annotated]:
+    known = known_items(store, entries)
+    found = []
+    for entry, episode, _ in _read(store, entries):
+        frame = episode.before.frame
+        changed = reference.changed(frame.image, frame.depth)
+        masks = [item.unpacked() for item in known[entry.id].before] if entry.id in known else []
+        items = [mask for mask in masks if changed[mask].mean() >= DIFFERS]
+        if not items:
+            continue
+        covered = np.any(items, axis=0)
+        side = 2 * EDGE + 1
+        around = cv2.dilate(covered.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+        unknown = _without_specks(changed & ~around)
+        if episode.before.robot is not None:
+            unknown |= episode.before.robot
+        if unknown.mean() > STALE or covered.sum() < KNOWN * (covered | unknown).sum():
+            continue
+        found.append(_Annotated(entry.id, frame, np.stack(items), unknown))
+    step = np.linspace(0, len(found) - 1, min(len(found), MOST_PICTURES)).round().astype(int)
+    return [found[k] for k in step]
+
+
+def _without_specks(mask: np.ndarray) -> np.ndarray:
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    large = statistics[:, cv2.CC_STAT_AREA] >= SPECK * mask.size
+    large[0] = False
+    return np.asarray(large[labels])
+
+
+def _write(pictures: Path, depths: Path, name: str, kind: str, frame: Frame, with_depth: bool) -> None:
+    write_image(pictures / f"{name}.png", frame.image)
+    if with_depth and frame.depth is not None:
+        millimetres = np.where(frame.depth <= 65.535, frame.depth * 1000, 0).round().astype(np.uint16)
+        write_image(depths / f"{name}{kind}.png", millimetres)
+
+
+def _coco(found: Sequence[_Annotated]) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, annotated in enumerate(found, 1):
+        height, width = annotated.unknown.shape
+        images.append({"id": number, "file_name": f"{annotated.name}.png", "width": width, "height": height})
+        masks = [(mask, 0) for mask in annotated.items]
+        if annotated.unknown.any():
+            masks.append((annotated.unknown, 1))
+        for mask, crowd in masks:
+            note = {"image_id": number, "category_id": 1, "segmentation": encode_mask(mask), "iscrowd": crowd}
+            annotations.append({"id": len(annotations) + 1, **note})
+    return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": OBJECT}]}
