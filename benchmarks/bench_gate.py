@@ -13,6 +13,7 @@ EXAMPLES = """\
 examples:
   rise bench gate out/gate --json gate.json
   rise bench gate out/gate --rounds 2 --kinds dilated "score inflation"
+  rise bench gate out/gate --picks 60 --rounds 2 --totes 4 --anchors 64 40 1 --iterations 40
 
 It picks the grasps once, then lets a learner with the default gate learn from them in rounds with labels that
 are all wrong in the same way. AP is that on totes of the cell with true labels. The same command resumes; a
@@ -35,24 +36,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--totes", type=int, default=8, metavar="N", help="totes for the true AP (default %(default)s)"
     )
+    parser.add_argument(
+        "--anchors",
+        nargs=3,
+        type=int,
+        default=(160, 80, 80),
+        metavar="N",
+        help="labelled images that are replayed, for the gate, and for none (default: 160 80 80)",
+    )
     parser.add_argument("--iterations", type=int, metavar="N", help="of an update (default: the learner's)")
     parser.add_argument("--json", type=Path, metavar="F", help="write the figures to this file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Poison, learn, measure, print, write JSON after every round."""
-    from benchmarks.gate import ALL_KINDS, run_kind
+    from benchmarks.gate import ALL_KINDS, run_kind, summarise
     from benchmarks.live import Plan
     from rise_perception.core.files import write_json
 
     kinds = args.kinds or list(ALL_KINDS)
     if unknown := sorted(set(kinds) - set(ALL_KINDS)):
         raise ConfigError(f"--kinds names {unknown[0]!r}; there are: {', '.join(ALL_KINDS)}")
+    anchors = tuple(args.anchors)
+    if min(anchors) < 1:
+        raise ConfigError(f"--anchors is {anchors}; each number must be at least 1")
     for name in ("rounds", "picks", "totes"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
     settings = (("update.iterations", args.iterations),) if args.iterations else ()
-    plan = Plan(args.out, args.model, args.picks, totes=args.totes, learner=settings)
+    plan = Plan(args.out, args.model, args.picks, totes=args.totes, anchors=anchors, learner=settings)
     rows = []
     for kind in kinds:
         for row in run_kind(plan, kind, args.cell, args.rounds):
@@ -67,10 +79,15 @@ def run(args: argparse.Namespace) -> int:
                     "benchmark": "gate",
                     "machine": f"{platform.machine()}, Python {platform.python_version()}",
                     "command": args.command_line,
+                    "summary": summarise(rows),
                     "rows": rows,
                 }
                 write_json(args.json, content)
-    wrong = [r for r in rows if r["kind"] != "none" and r["promoted"]]
-    worst = min((r["true_ap_after"] - r["true_ap_before"] for r in wrong), default=0.0)
-    print(f"{len(wrong)} promotions on poison; the worst changed true AP by {worst:+.3f} (aim: {AIM})")
+    said = summarise(rows)
+    for name, figures in said.items():
+        print(
+            f"{name}: {figures['updates']} updates, {figures['measured']} candidates measured, "
+            f"{figures['promoted']} promoted; the worst changed true AP by {figures['worst']:+.3f}"
+        )
+    print(f"aim: no promotion on poison that changes true AP by less than {AIM}")
     return 0

@@ -10,7 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -40,6 +42,8 @@ from rise_perception.training.validation import LOWEST_SCORE
 INFLATION = "score inflation"
 INFLATED_BY = 0.5
 ALL_KINDS = (*KINDS, INFLATION)
+#: The kind whose labels are left as they are.
+CLEAN = "none"
 
 Row = dict[str, Any]
 
@@ -68,7 +72,8 @@ def collect(plan: Plan, cell: int) -> Path:
 
 def run_kind(plan: Plan, kind: str, cell: int, rounds: int) -> Iterator[Row]:
     """The rows of one kind of poison; those that are finished are read."""
-    folder = plan.out / "gate" / f"{kind.replace(' ', '-')}-{cell}-{plan.picks}-{rounds}"
+    asked = [cell, plan.picks, rounds, *plan.anchors, *(value for _, value in plan.learner)]
+    folder = plan.out / "gate" / "-".join([kind.replace(" ", "-"), *map(str, asked)])
     path = folder / "rows.json"
     if path.is_file():
         yield from json.loads(path.read_text(encoding="utf-8"))
@@ -87,18 +92,21 @@ def run_kind(plan: Plan, kind: str, cell: int, rounds: int) -> Iterator[Row]:
         first, last = (round(k * len(grasps) / rounds) for k in (number, number + 1))
         for index in range(first, last):
             episodes.add(*_spoiled(grasps[index], kind, masks, index))
-        promoted, reason = _inflated(learner) if kind == INFLATION else _updated(learner)
-        after = _true(models, heldout) if promoted else true
+        begun = time.monotonic()
+        ended = _inflated(learner) if kind == INFLATION else _updated(learner)
+        after = _true(models, heldout) if ended.promoted else true
         row = {
             "kind": kind,
             "cell": cell,
             "round": number + 1,
-            "promoted": promoted,
+            "promoted": ended.promoted,
+            "measured": ended.measured,
             "true_ap_before": true[0],
             "true_ap_after": after[0],
             "true_ap50_before": true[1],
             "true_ap50_after": after[1],
-            "reason": reason,
+            "reason": ended.reason,
+            "seconds": round(time.monotonic() - begun, 1),
         }
         rows.append(row)
         true = after
@@ -126,15 +134,24 @@ def _spoiled(
     return episode, poisoned(labels, kind, masks, neighbours, seed)
 
 
-def _updated(learner: OnlineLearner) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class _Ended:
+    """An update: whether it serves, whether a candidate was trained and measured at all, and why."""
+
+    promoted: bool
+    measured: bool
+    reason: str
+
+
+def _updated(learner: OnlineLearner) -> _Ended:
     try:
         update = learner.update()
     except TooFewEpisodesError as error:
-        return False, str(error)
-    return update.promoted, update.decision.reason
+        return _Ended(False, False, str(error))
+    return _Ended(update.promoted, update.candidate is not None, update.decision.reason)
 
 
-def _inflated(learner: OnlineLearner) -> tuple[bool, str]:
+def _inflated(learner: OnlineLearner) -> _Ended:
     """Offer the gate a model that is only bolder."""
     serving = learner.models.serving()
     with learner.models.workplace() as place:
@@ -149,7 +166,32 @@ def _inflated(learner: OnlineLearner) -> tuple[bool, str]:
             learner.models.add(place, card, {"parent": serving.version, "accepted": True})
     if decision.accepted:
         learner.models.promote(card.version, serving.version)
-    return decision.accepted, decision.reason
+    return _Ended(decision.accepted, True, decision.reason)
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """What came of clean and of poisoned updates.
+
+    Returns:
+        for ``clean`` and ``poisoned``: ``updates``; ``measured``, candidates that were trained and measured,
+        the others were refused before; ``promoted``; ``worst``, the lowest change of true AP by a promotion,
+        0 without any. For ``clean`` ``refused_share`` too: of the measured candidates, None without any.
+    """
+    result: dict[str, Any] = {}
+    for name, group in (
+        ("clean", [row for row in rows if row["kind"] == CLEAN]),
+        ("poisoned", [row for row in rows if row["kind"] != CLEAN]),
+    ):
+        promoted = [row for row in group if row["promoted"]]
+        result[name] = {
+            "updates": len(group),
+            "measured": sum(row["measured"] for row in group),
+            "promoted": len(promoted),
+            "worst": min((row["true_ap_after"] - row["true_ap_before"] for row in promoted), default=0.0),
+        }
+    clean = result["clean"]
+    clean["refused_share"] = 1 - clean["promoted"] / clean["measured"] if clean["measured"] else None
+    return result
 
 
 def _true(models: ModelStore, heldout: Path) -> tuple[float, float]:

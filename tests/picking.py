@@ -136,8 +136,12 @@ def write_bag(
     predictions: bool = False,
     ended: bool = True,
     camera: CameraIntrinsics | None = None,
+    robot: np.ndarray | None = None,
 ) -> Path:
-    """A recording of grasps, ten frames before and seven after each; without AFTER if not ``ended``."""
+    """A recording of grasps, ten frames before and seven after each; without AFTER if not ``ended``.
+
+    ``robot`` (H, W) bool is masked in every frame, on the topic /robot_mask.
+    """
     event_type = "rise_msgs/msg/GraspEvent"
     with BagWriter(path) as bag:
         for number in numbers:
@@ -148,6 +152,8 @@ def write_bag(
                 bag.write_image(COLOR_TOPIC, side.frame.image, "rgb8", stamp, "cam")
                 if camera is not None:
                     bag.write_camera_info(INFO_TOPIC, camera, stamp, "cam")
+                if robot is not None:
+                    bag.write_image("/robot_mask", robot.astype(np.uint8) * 255, "mono8", stamp, "cam")
                 if predictions:
                     found = instance_array_message(guess(), replace(side.frame, stamp=stamp), "robot-1", 1.0)
                     bag.write("/seg/instances", "rise_msgs/msg/InstanceArray", found, stamp)

@@ -50,6 +50,20 @@ def test_every_grasp_of_a_bag_becomes_an_episode(tmp_path: Path) -> None:
     assert other[0].session not in ("", session)
 
 
+def test_masks_of_the_robot_are_read_from_the_topic_that_is_named(tmp_path: Path) -> None:
+    robot = np.zeros(picking.SIZE, bool)
+    robot[:10, 60:] = True
+    bag = picking.write_bag(tmp_path / "bag", range(2), robot=robot)
+    episodes, _ = all_of(BagGrasps(bag, robot="/robot_mask"))
+    assert len(episodes) == 2
+    for episode in episodes:
+        for side in (episode.before, episode.after):
+            np.testing.assert_array_equal(side.robot, robot)
+    assert all_of(BagGrasps(bag))[0][0].before.robot is None
+    with pytest.raises(BagError, match=r"no topic '/nowhere'; it has .*/robot_mask"):
+        BagGrasps(bag, robot="/nowhere")
+
+
 def test_predictions_of_the_recording_are_kept_with_their_ids(tmp_path: Path, tiny_model: Path) -> None:
     episodes, _ = all_of(BagGrasps(picking.write_bag(tmp_path / "bag", range(2), predictions=True)))
     predictor = Predictor(Segmenter.load(tiny_model))

@@ -13,7 +13,8 @@ import pytest
 from rise_perception.cli.main import main
 from rise_perception.core.errors import BagError, DataError
 from rise_perception.data.bags import BagReader
-from rise_perception.simulation.recording import EVENT_TOPIC, write_bag, write_sequence
+from rise_perception.grasp_learning.capture.recordings import BagGrasps
+from rise_perception.simulation.recording import EVENT_TOPIC, STILL, write_bag, write_sequence
 from rise_perception.simulation.render import Renderer
 from rise_perception.simulation.sequence import (
     AFTER,
@@ -79,7 +80,7 @@ def sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sequence") / "picks"
-    assert write_bag(out, SMALL) == (10, 2)
+    assert write_bag(out, SMALL) == (10 + 2 * STILL, 2)
     return out
 
 
@@ -109,8 +110,8 @@ def test_the_bag_holds_the_same_frames_truth_and_events(sequence: Path, bag: Pat
     with BagReader(bag) as reader:
         frames = list(reader.frames(truth="/truth/label_map"))
         events = [message for _, message in reader.messages(EVENT_TOPIC)]
-    assert len(frames) == 10
-    for (frame, truth), image in zip(frames, data["images"], strict=True):
+    assert len(frames) == 10 + 2 * STILL
+    for (frame, truth), image in zip(frames[STILL:-STILL], data["images"], strict=True):
         photo = cv2.imread(str(sequence / "images" / image["file_name"]))[..., ::-1]
         depth = cv2.imread(str(sequence / "depth" / image["file_name"]), cv2.IMREAD_UNCHANGED)
         labels = cv2.imread(str(sequence / "labels" / image["file_name"]), cv2.IMREAD_UNCHANGED)
@@ -126,6 +127,13 @@ def test_the_bag_holds_the_same_frames_truth_and_events(sequence: Path, bag: Pat
     assert [(e.grasp_id, e.phase, e.target_id, e.outcome) for e in events] == [
         (e["grasp"], e["phase"], e["target"], e["outcome"]) for e in expected
     ]
+
+
+def test_every_grasp_of_the_bag_is_an_episode_the_first_and_the_last_too(bag: Path) -> None:
+    source = BagGrasps(bag)
+    found = [episode.grasp.grasp_id for episode in source.episodes(lambda: None)]
+    assert found == ["grasp-000", "grasp-001"]
+    assert source.left_out == []
 
 
 def test_what_is_there_is_never_overwritten(

@@ -62,6 +62,18 @@ def test_a_candidate_with_more_false_masks_on_the_anchors_is_refused() -> None:
     assert refused.forgets
 
 
+def test_hand_checked_frames_must_not_drop_below_the_better_of_first_and_serving_model() -> None:
+    serving, candidate = measured(0.7, [0.2] * 4), measured(0.7, [0.9] * 4)
+    passed = gate_candidate(serving, candidate, serving.anchors, GATE, checked=(0.60, 0.595))
+    assert passed.accepted
+    assert passed.reason.endswith("AP on hand-checked frames 0.600 -> 0.595")
+    for fell in (0.58, float("nan")):
+        refused = gate_candidate(serving, candidate, serving.anchors, GATE, checked=(0.60, fell))
+        assert not refused.accepted
+        assert refused.forgets  # on the way back to the first model it may pass
+        assert "the hand-checked frames drop by more than 0.01" in refused.reason
+
+
 def test_what_may_be_luck_is_told_by_scenes_and_not_by_items() -> None:
     """Sixteen items that won are one witness when they lay in one tote, and that tote alone won."""
     gain = np.array([0.3] * 16 + [-0.02] * 8)

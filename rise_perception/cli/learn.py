@@ -81,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{kind}", metavar="TOPIC", help=f"{kind} topic of bags (default: the usual one)"
         )
+    parser.add_argument(
+        "--robot-mask",
+        metavar="TOPIC",
+        help="images in bags that are not 0 where the camera sees the robot (default: none)",
+    )
     group = parser.add_argument_group("learner", "as in config/learner_node.yaml")
     for name, (default, sentence, _) in PARAMETERS.items():
         if name not in NOT_HERE:
@@ -100,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, Segmenter, find_model
 
     config = _config(args)
-    sources = [open_source(path, args.color, args.depth, args.info) for path in dict.fromkeys(args.sources)]
+    topics = (args.color, args.depth, args.info, args.robot_mask)
+    sources = [open_source(path, *topics) for path in dict.fromkeys(args.sources)]
     models = ModelStore(args.models, write=True)
     try:
         usual = AUTO_DEPTH if all(map(has_depth, sources)) else AUTO_COLOUR

@@ -159,6 +159,16 @@ def to_label_map(message: Any) -> np.ndarray:
     return pixels(message).astype(np.uint16, copy=False)
 
 
+def to_mask(message: Any) -> np.ndarray:
+    """(H, W) bool: where a sensor_msgs Image, mono or colour, is not 0.
+
+    Raises:
+        ImageError: its encoding is unknown, or it is broken.
+    """
+    values = pixels(message)
+    return np.asarray(values.reshape(*values.shape[:2], -1).max(2) > 0)
+
+
 def fill(message: Any, values: np.ndarray, encoding: str) -> Any:
     """Sets size, encoding, step and data of a sensor_msgs Image to ``values``; returns the message.
 

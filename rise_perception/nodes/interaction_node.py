@@ -252,12 +252,11 @@ class InteractionNode(Node):
 
     def _on_mask(self, message: Image) -> None:
         try:
-            pixels = ros_images.pixels(message)
+            mask = ros_images.to_mask(message)
         except RiseError as error:
             self._diagnostics.error(f"robot mask ignored: {error}")
             return
         with self._lock:
-            mask = pixels.reshape(*pixels.shape[:2], -1).max(2) > 0  # mono or colour
             self._attempts.robot_mask(stamp_of(message.header), mask)
 
     # -- thread: frames ----------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from rise_perception.nodes.services import answering
 from rise_perception.nodes.spin import lower_priority, pause, run_with_worker
 
 WORKER = "learner"
+WAITING = "waiting for episodes"
 LOOK_PERIOD = 2.0  # seconds between looks at the episodes
 TELL_PERIOD = 0.5  # seconds between reports
 LAST_STEP = 5.0  # seconds that the step in work gets when the process ends
@@ -79,7 +80,7 @@ class LearnerNode(Node):
         episodes = Path(p.episode_store).expanduser()
         episodes.mkdir(parents=True, exist_ok=True)  # the interaction node may come later
         self._learner = OnlineLearner(config, self._models, EpisodeStore(episodes))
-        self._state, self._detail = LearnerStatus.IDLE, "waiting for episodes"
+        self._state, self._detail = LearnerStatus.IDLE, WAITING
         self._progress = Progress("idle")
         self._last: Update | None = None
         self._tried = -1  # episodes in the store when an update could not begin
@@ -142,7 +143,7 @@ class LearnerNode(Node):
                 if not (waits := self._learner.waiting()):
                     return Job()
                 if self._state == LearnerStatus.IDLE and not self._learner.memory.paused:
-                    self._detail = waits
+                    self._detail = f"{WAITING}: {waits}"
         except (RiseError, OSError) as error:
             self._diagnostics.error(f"cannot look at the episodes: {error}")
         except Exception as error:
@@ -167,7 +168,7 @@ class LearnerNode(Node):
             return self._failed(job, f"internal error, update dropped: {error!r}")
         self._last = update
         self.get_logger().info(self._learner.memory.last_verdict)
-        self._rest(LearnerStatus.IDLE, "waiting for episodes")
+        self._rest(LearnerStatus.IDLE, WAITING)
         return update
 
     def _failed(self, job: Job, reason: str, state: int = LearnerStatus.ERROR) -> str:
@@ -175,7 +176,7 @@ class LearnerNode(Node):
         if job.asked or state == LearnerStatus.ERROR:
             self._diagnostics.error(reason)
         if job.asked:
-            self._rest(LearnerStatus.IDLE, "waiting for episodes")
+            self._rest(LearnerStatus.IDLE, WAITING)
         else:
             self._rest(state, reason)
             self._tried = self._survey.total  # until another episode comes, it would end the same way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from rise_perception.simulation.sequence import AFTER, FRAMES_PER_PICK, Event, S
 
 FRAME_ID = "camera_color_optical_frame"
 EVENT_TOPIC = "/grasp_events"
+#: Frames without motion at either end of a bag.
+STILL = 2
 LEVELS = 4
 """Of filling, at which each tote of a cell is seen."""
 
@@ -83,6 +85,8 @@ def write_cell(out: Path, settings: CellSettings, totes: int, first: int) -> int
 def write_bag(out: Path, settings: SequenceSettings) -> tuple[int, int]:
     """Write a rosbag2 folder (MCAP) with the camera's topics, truth and events; returns (frames, grasps).
 
+    It begins and ends with frames in which nothing moves, so that the first and the last grasp are episodes.
+
     Raises:
         BagError: ``out`` exists.
         MissingDependencyError: no MuJoCo, or no off-screen OpenGL.
@@ -93,6 +97,7 @@ def write_bag(out: Path, settings: SequenceSettings) -> tuple[int, int]:
     from rise_perception.data.typestore import typestore
 
     event_type = "rise_msgs/msg/GraspEvent"
+    settings = replace(settings, still=STILL)
     frames = grasps = 0
     with (
         Renderer(settings.width, settings.height) as renderer,
@@ -128,4 +133,4 @@ def _ends(event: Event | None) -> int:
 
 
 def _bar(settings: SequenceSettings) -> tqdm[Any]:
-    return tqdm(total=settings.picks * FRAMES_PER_PICK, desc="sequence", unit="frame")
+    return tqdm(total=settings.picks * FRAMES_PER_PICK + 2 * settings.still, desc="sequence", unit="frame")

@@ -36,6 +36,8 @@ class SequenceSettings:
         split: train, val or test: whose items, textures and lights.
         kind: tote, bin or table.
         width, height: pixels.
+        still: frames before the first grasp, and after the last one, in which nothing moves: whether a scene
+            has settled is seen from two frames.
     """
 
     picks: int = 7
@@ -44,6 +46,7 @@ class SequenceSettings:
     kind: str = "tote"
     width: int = 320
     height: int = 240
+    still: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.picks <= 20:
@@ -69,7 +72,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of a sequence: its number, stamp (ns), picture with truth, and the event at it if any."""
+    """One frame of a sequence: its number, stamp (ns), picture with truth, and the event at it if any.
+
+    Numbers count from the first grasp's first frame; what is seen before it has negative ones.
+    """
 
     number: int
     stamp: int
@@ -100,11 +106,11 @@ def _neighbour(scene: Scene, target: int, labels: list[int]) -> int | None:
 
 
 class _Film:
-    """The camera of a sequence: one view, one sensor, new noise and a new number each frame."""
+    """The camera of a sequence: one view, one sensor; new noise and a new number, from ``first``, a frame."""
 
-    def __init__(self, scene: Scene, renderer: Renderer, view: View, seed: list[int]) -> None:
+    def __init__(self, scene: Scene, renderer: Renderer, view: View, seed: list[int], first: int) -> None:
         self._scene, self._renderer, self._view, self._seed = scene, renderer, view, seed
-        self._number = 0
+        self._number = first
         self.approach = gripper.approach(scene.place.kind, view.position)
         renderer.load(scene)
 
@@ -115,7 +121,7 @@ class _Film:
             point, opening = hand
             view = replace(view, moved=gripper.hold(point, self.approach, opening))
         sensor = np.random.default_rng([*self._seed, 2])  # the same draws each frame: the same camera
-        grain = np.random.default_rng([*self._seed, 3, self._number])
+        grain = np.random.default_rng([*self._seed, 3, self._number % 2**32])
         rendering = self._renderer.render(view, np.random.default_rng([*self._seed, 4]))
         shot = expose(self._scene, rendering, view, sensor, grain)
         moment = Moment(self._number, START + self._number * PERIOD, self._scene, shot, event)
@@ -138,19 +144,21 @@ def pick_sequence(settings: SequenceSettings, renderer: Renderer) -> Iterator[Mo
     )
     renderer.load(scene)
     view = replace(good_view(rng, scene, renderer, len(scene.labels)), moved={})
-    film = _Film(scene, renderer, view, seed)
+    film = _Film(scene, renderer, view, seed, -settings.still)
+    yield from (film.take() for _ in range(settings.still))
     for number in range(settings.picks):
         grasp = f"grasp-{number:03d}"
         # Who is in sight is seen in a frame like BEFORE, whose event has to name the target.
         able = _visible(scene, expose(scene, renderer.render(view, rng), view, rng, rng))
         if not able:
-            return
+            break
         target = able[int(rng.integers(min(4, len(able))))]
         outcome = int(rng.choice([SUCCESS, EMPTY, DOUBLE, DROPPED], p=[0.64, 0.14, 0.12, 0.1]))
         second = _neighbour(scene, target, able) if outcome == DOUBLE else None
         if outcome == DOUBLE and second is None:
             outcome = SUCCESS
         yield from _grasp(film, scene, rng, grasp, target, second, outcome)
+    yield from (film.take() for _ in range(settings.still))
 
 
 def _grasp(

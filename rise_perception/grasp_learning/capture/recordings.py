@@ -13,6 +13,7 @@ import numpy as np
 from rise_perception.core.errors import BagError, DataError, RiseError
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
+from rise_perception.data import ros_images
 from rise_perception.data.bag_recovery import storage_files
 from rise_perception.data.bags import DEPTH_TOPIC, INFO_TOPIC, NO_TOPIC, BagReader
 from rise_perception.data.images import SUFFIXES
@@ -74,8 +75,7 @@ class PictureGrasps:
 class BagGrasps:
     """The grasps of a bag: what the interaction node makes of frames, events and predictions, the same code.
 
-    Robot masks and gripper readings are not read from a bag: events announce the grasps, and an arm shows by
-    its motion.
+    Gripper readings are not read from a bag: events announce the grasps.
 
     Attributes:
         count: colour images.
@@ -85,20 +85,29 @@ class BagGrasps:
     Args:
         path: the bag. Grasp events, and predictions where there are any, are found by their type.
         color, depth, info: topics, as in :meth:`.BagReader.frames`.
+        robot: topic of images that are not 0 where the camera sees the robot; None: an arm shows by its
+            motion.
 
     Raises:
         BagError: no bag, no such topic, or no grasp event in it.
     """
 
     def __init__(
-        self, path: Path, color: str | None = None, depth: str | None = None, info: str | None = None
+        self,
+        path: Path,
+        color: str | None = None,
+        depth: str | None = None,
+        info: str | None = None,
+        robot: str | None = None,
     ) -> None:
-        self.path, self._camera = path, (color, depth, info)
+        self.path, self._camera, self._robot = path, (color, depth, info), robot
         self.left_out: list[str] = []
         with BagReader(path) as bag:
             bag.frames(*self._camera)  # raises where a topic is missing
             self.count = bag.counts[bag.color_topic(color)]
             usual = any(topic.startswith(DEPTH_TOPIC) for topic in bag.topics)
+            if robot is not None and robot not in bag.topics:
+                raise BagError(f"{path}: no topic {robot!r}; it has {', '.join(sorted(bag.topics))}")
             self.has_depth = depth != NO_TOPIC and (usual or depth is not None)
             self._events = [topic for topic, kind in bag.topics.items() if kind == EVENT]
             self._instances = [topic for topic, kind in bag.topics.items() if kind == INSTANCES]
@@ -114,7 +123,7 @@ class BagGrasps:
         Raises:
             BagError: after the last one, when the bag is damaged or frames had to be left out.
         """
-        attempts = Attempts(CaptureSettings())
+        attempts = Attempts(CaptureSettings(masks=self._robot is not None))
         session = ""
         with BagReader(self.path) as bag, BagReader(self.path) as beside:
             calibration = self._calibration(beside)
@@ -122,6 +131,8 @@ class BagGrasps:
             event = next(events, None)
             predictions = self._predicted(beside)
             found = next(predictions, None)
+            masks = self._masks(beside)
+            mask = next(masks, None)
             problem: BagError | None = None
             try:
                 for frame, _ in bag.frames(*self._camera):
@@ -133,10 +144,15 @@ class BagGrasps:
                     while found is not None and found[0] <= frame.stamp:
                         attempts.predictions(*found)
                         found = next(predictions, None)
+                    while mask is not None and mask[0] <= frame.stamp:
+                        attempts.robot_mask(*mask)
+                        mask = next(masks, None)
                     yield from (replace(e, session=session) for e in attempts.take_finished())
                     step()
             except BagError as error:  # damage, after the last frame that is whole
                 problem = error
+            for late in ([mask] if mask else []) + list(masks):
+                attempts.robot_mask(*late)
             for rest in ([event] if event else []) + list(events):
                 self._announce(attempts, *rest)
             attempts.finish()
@@ -189,6 +205,19 @@ class BagGrasps:
                         self.left_out.append(f"instances ignored: {error}")
             except BagError:
                 return
+
+    def _masks(self, bag: BagReader) -> Iterator[tuple[int, np.ndarray]]:
+        """Stamps and masks (H, W) bool of the robot."""
+        if self._robot is None:
+            return
+        try:
+            for _, message in bag.messages(self._robot):
+                try:
+                    yield _stamp(message), ros_images.to_mask(message)
+                except RiseError as error:
+                    self.left_out.append(f"robot mask ignored: {error}")
+        except BagError:
+            return
 
 
 class Predictor:

@@ -16,6 +16,7 @@ class LearnerConfig:
     Attributes:
         anchors: labelled sources that are replayed in every update.
         heldout_anchors: COCO annotation file of other images, on which nothing may be lost.
+        checked: hand-checked frames of the cell, see :mod:`.checked`; empty for none.
         update: how a candidate is trained.
         gate: what it has to reach.
         min_new: episodes that have to be new before an update begins by itself.
@@ -37,6 +38,7 @@ class LearnerConfig:
     max_looks: int = 6
     max_heldout: int = 60
     device: str = "cpu"
+    checked: str = ""
 
     def __post_init__(self) -> None:
         if not self.anchors or not self.heldout_anchors:

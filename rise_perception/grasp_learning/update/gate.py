@@ -16,7 +16,7 @@ from rise_perception.evaluation.coco import coco_scores
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.labelling.label_propagation import ItemMask
 from rise_perception.inference.segmenter import Segmenter
-from rise_perception.training.validation import LOWEST_SCORE, Guesses, predicted_pairs, rated
+from rise_perception.training.validation import LOWEST_SCORE, Guesses, LabelledImages, predicted_pairs, rated
 
 #: Draws of the bootstrap: chances down to 1 in 4000 can be told.
 DRAWS = 4000
@@ -33,6 +33,8 @@ class GateConfig:
     Attributes:
         max_anchor_drop: AP that may be lost on the held-out anchors, against the model that the store began
             with, whatever has served since.
+        max_checked_drop: AP that may be lost on hand-checked frames of the cell, where there are any, against
+            the better of the first and the serving model.
         max_false_rise: share by which false masks on the anchors may become more, beyond one in ten images.
         min_gain: mean quality that has to be won on the held-out interactions.
         significance: chance of a gain as high without any; spent over the candidates that follow a promotion,
@@ -42,6 +44,7 @@ class GateConfig:
     """
 
     max_anchor_drop: float = 0.01
+    max_checked_drop: float = 0.01
     max_false_rise: float = 0.1
     min_gain: float = 0.005
     significance: float = 0.1
@@ -49,7 +52,7 @@ class GateConfig:
     min_scenes: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("max_anchor_drop", "max_false_rise", "min_gain"):
+        for name in ("max_anchor_drop", "max_checked_drop", "max_false_rise", "min_gain"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"gate.{name} is {value}; it must be 0 or more")
@@ -126,7 +129,7 @@ class GateDecision:
     Attributes:
         accepted: it passes.
         reason: one sentence.
-        forgets: it does not pass because of the anchors.
+        forgets: it does not pass because of the anchors or the hand-checked frames.
     """
 
     accepted: bool
@@ -135,7 +138,12 @@ class GateDecision:
 
 
 def gate_candidate(
-    serving: Measured, candidate: Measured, base: AnchorFigures, config: GateConfig, looks: int = 1
+    serving: Measured,
+    candidate: Measured,
+    base: AnchorFigures,
+    config: GateConfig,
+    looks: int = 1,
+    checked: tuple[float, float] | None = None,
 ) -> GateDecision:
     """Compare a candidate with the active version; both were measured on the same images and labels.
 
@@ -144,6 +152,8 @@ def gate_candidate(
         base: the model that the store began with.
         config: what has to be reached.
         looks: number of the candidate since the last promotion, from 1.
+        checked: AP on hand-checked frames: of the better of the first and the serving model, and of the
+            candidate; None without such frames.
     """
     count, scenes = len(serving.heldout), len(set(serving.scenes))
     if count < config.min_heldout or scenes < config.min_scenes:
@@ -163,12 +173,17 @@ def gate_candidate(
         f"{serving.heldout_mean:.3f} -> {candidate.heldout_mean:.3f} over {count} items of {scenes} scenes, "
         f"chance of no gain {luck:.4f}"
     )
+    if checked is not None:
+        figures += f", AP on hand-checked frames {checked[0]:.3f} -> {checked[1]:.3f}"
     # Written so that a figure that is not a number refuses.
     if not drop <= config.max_anchor_drop:
         reason = f"the anchors drop by more than {config.max_anchor_drop} below {base.ap:.3f}: {figures}"
         return GateDecision(False, reason, True)
     if not candidate.anchors.false_masks <= most_false:
         reason = f"more than {most_false:.2f} false masks on an anchor: {figures}"
+        return GateDecision(False, reason, True)
+    if checked is not None and not checked[0] - checked[1] <= config.max_checked_drop:
+        reason = f"the hand-checked frames drop by more than {config.max_checked_drop}: {figures}"
         return GateDecision(False, reason, True)
     if not mean >= config.min_gain:
         return GateDecision(
@@ -203,8 +218,8 @@ def chance_of_no_gain(gain: np.ndarray, scenes: Sequence[str]) -> float:
     return float((1 + np.count_nonzero(~(sums / counts > 0))) / (DRAWS + 1))
 
 
-def measure_anchors(folder: Path, anchors: str | Path, device: str = "cpu") -> AnchorFigures:
-    """Measure a model on the held-out anchors, a COCO annotation file.
+def measure_anchors(folder: Path, anchors: str | Path | LabelledImages, device: str = "cpu") -> AnchorFigures:
+    """Measure a model on labelled images, or on a COCO annotation file.
 
     Raises:
         ConfigError: they hold no object.
@@ -212,7 +227,8 @@ def measure_anchors(folder: Path, anchors: str | Path, device: str = "cpu") -> A
     pairs = predicted_pairs(folder, anchors, device)
     ap = coco_scores(pairs).ap
     if ap is None:
-        raise ConfigError(f"the held-out anchors {anchors} hold no object; give images with labelled items")
+        name = getattr(anchors, "path", anchors)
+        raise ConfigError(f"{name} holds no object; give images with labelled items to judge by")
     guesses = rated(pairs)
     threshold = Segmenter.load(folder, device).models[0].threshold
     false = np.count_nonzero(~guesses.right & (guesses.scores >= threshold))

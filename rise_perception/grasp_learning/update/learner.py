@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Lock
@@ -23,6 +23,7 @@ from rise_perception.grasp_learning.labelling.label_propagation import (
     beside,
     known_items,
 )
+from rise_perception.grasp_learning.update.checked import CheckedFrames
 from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import (
     AnchorFigures,
@@ -100,7 +101,7 @@ class OnlineLearner:
         forgotten: why what an earlier process remembered could not be read; empty when it could.
 
     Raises:
-        RiseError: the anchors cannot be read.
+        RiseError: the anchors, or the checked frames, cannot be read.
     """
 
     def __init__(self, config: LearnerConfig, models: ModelStore, episodes: EpisodeStore) -> None:
@@ -113,6 +114,8 @@ class OnlineLearner:
         CocoDataset(config.heldout_anchors, network.classes, depth)
         self.memory, self.forgotten = read_memory(models.root)
         self.scenes = SceneSplit(models.root, config.heldout_fraction, config.max_looks)
+        self._checked = CheckedFrames(config.checked, network) if config.checked else None
+        self._checked_ap: dict[str, float] = {}  # weights -> AP on the checked frames
         self._check = EpisodeCheck(episodes, depth)
         self._outcomes = OutcomeReader(episodes)
         self._mutex = Lock()
@@ -135,7 +138,10 @@ class OnlineLearner:
         """Why no update is due; empty when one is."""
         if self.memory.paused:
             return "paused by request"
-        usable = [entry for entry in self._entries() if self._trusted(entry)]
+        entries = self._entries()
+        if fault := self._check.fault(self._believed(entries)):
+            return fault
+        usable = [entry for entry in entries if self._trusted(entry)]
         new = sum(self._is_new(entry) for entry in usable)
         if new < self.config.min_new:
             return f"{new} new episodes teach something, min_new is {self.config.min_new}"
@@ -169,6 +175,10 @@ class OnlineLearner:
         self.scenes.refresh(self.episodes, entries)
         return entries
 
+    def _believed(self, entries: Iterable[Entry]) -> list[Entry]:
+        """The episodes that nobody has taken back."""
+        return [entry for entry in entries if entry.id not in self.memory.quarantined]
+
     def _trusted(self, entry: Entry) -> bool:
         """Whether an episode shows something, and nobody has taken back what was learned from it."""
         return entry.id not in self.memory.quarantined and not self._check.objection(entry)
@@ -199,7 +209,7 @@ class OnlineLearner:
         """
         if self.memory.paused:
             return None
-        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        believed = self._believed(self._entries())
         outcomes = self._outcomes.read(believed, self.scenes.scene)
         fitted = self.memory.outcomes
         if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_SHARE * fitted):
@@ -239,7 +249,7 @@ class OnlineLearner:
         serving, current = self.models.serving(), self.models.current()
         if current is None or self.memory.paused:
             return None
-        believed = [e for e in self._entries() if e.id not in self.memory.quarantined]
+        believed = self._believed(self._entries())
         outcomes = list(self._outcomes.read(believed, self.scenes.scene).values())
         loss = picks_worse(outcomes, serving.version)
         earlier = [v for v in current.history if weights_of(v) != weights_of(serving.version)]
@@ -368,7 +378,11 @@ class OnlineLearner:
             candidate = self._measured(place, self._anchors(place, "", stop), heldout)
             if stop.is_set():
                 raise Stopped
-            decision = gate_candidate(before, candidate, first, self.config.gate, looks)
+            checked = None
+            if self._checked is not None:
+                floor = max(self._on_checked(base), self._on_checked(serving))
+                checked = floor, measure_anchors(place, self._checked, self.config.device).ap
+            decision = gate_candidate(before, candidate, first, self.config.gate, looks, checked)
             if not decision.forgets:
                 break
         return card, decision, before, candidate
@@ -395,6 +409,14 @@ class OnlineLearner:
             self._remember(anchors=dict([*kept, (key, list(dataclasses.astuple(found)))]))
         return found
 
+    def _on_checked(self, model: StoredModel) -> float:
+        """AP of a version on the hand-checked frames, measured once."""
+        key = weights_of(model.version)
+        if key not in self._checked_ap:
+            assert self._checked is not None
+            self._checked_ap[key] = measure_anchors(model.folder, self._checked, self.config.device).ap
+        return self._checked_ap[key]
+
     def _measured(self, folder: Path, anchors: AnchorFigures, heldout: list[Entry]) -> Measured:
         return measure(folder, anchors, self._read(heldout), self.config.device)
 
@@ -405,7 +427,10 @@ class OnlineLearner:
 
     def _chosen(self, ids: Sequence[str]) -> tuple[list[Entry], list[Entry], str]:
         """Held-out episodes, those to learn from, and why none of them can be believed."""
-        good = [entry for entry in self._entries() if self._trusted(entry)]
+        entries = self._entries()
+        good = [entry for entry in entries if self._trusted(entry)]
+        if fault := self._check.fault(self._believed(entries)):
+            return [], [e for e in entries if not self.scenes.judges(e)], fault
         judging = [e for e in good if self.scenes.judges(e)]
         if problem := self._too_few_judges(judging):
             raise TooFewEpisodesError(problem)
@@ -432,7 +457,8 @@ class OnlineLearner:
 
     def _known(self, chosen: list[Entry], judging: bool) -> dict[str, KnownItems]:
         """What is certain in the frames of episodes that all judge, or all teach."""
-        side = [entry for entry in self.episodes.entries() if self.scenes.judges(entry) == judging]
+        every = self.episodes.entries()
+        side = [e for e in every if self.scenes.judges(e) == judging and not self._check.contradicts(e)]
         return known_items(self.episodes, beside(side, chosen))
 
     def _read(

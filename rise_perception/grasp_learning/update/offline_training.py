@@ -43,13 +43,17 @@ class Taken:
 
 
 def open_source(
-    path: Path, color: str | None = None, depth: str | None = None, info: str | None = None
+    path: Path,
+    color: str | None = None,
+    depth: str | None = None,
+    info: str | None = None,
+    robot: str | None = None,
 ) -> Source:
     """An episode store, a bag, or a folder of pictures, whichever is at ``path``.
 
     Args:
         path: where it is.
-        color, depth, info: topics, for a bag.
+        color, depth, info, robot: topics, for a bag.
 
     Raises:
         RiseError: it is none of them, or holds nothing to learn from.
@@ -59,7 +63,7 @@ def open_source(
             f"{path}: no such file or folder; give a bag, an episode store or a folder of pictures"
         )
     if is_bag(path):
-        return BagGrasps(path, color, depth, info)
+        return BagGrasps(path, color, depth, info, robot)
     if path.is_dir() and is_store(path):
         return EpisodeStore(path)
     if has_pictures(path):

@@ -25,6 +25,11 @@ _GATE: dict[str, _About] = {
         "AP that a candidate may lose on the held-out anchors against the first model.",
         (0.0, 1.0),
     ),
+    "max_checked_drop": (
+        "AP that a candidate may lose on the hand-checked frames against the better of the first and the "
+        "serving model.",
+        (0.0, 1.0),
+    ),
     "max_false_rise": ("Share by which false masks on the anchors may become more.", (0.0, 10.0)),
     "min_gain": ("Mean quality that it has to win on the held-out interactions.", (0.0, 1.0)),
     "significance": ("Chance that a promotion is luck, spent over the candidates.", (0.0001, 0.5)),
@@ -32,6 +37,11 @@ _GATE: dict[str, _About] = {
     "min_scenes": ("Scenes that they have to come from.", (1, 1000)),
 }
 _LEARNER: dict[str, _About] = {
+    "checked": (
+        "Hand-annotated frames of the cell that judge candidates as well: a COCO export, or a folder of "
+        "pictures with label maps, as rise teach takes them; empty for none.",
+        None,
+    ),
     "device": ("Where the networks of the learner run: cpu, cuda, cuda:1 or another.", None),
     "min_new": ("New episodes that begin an update by itself.", (1, 100_000)),
     "max_episodes": ("Episodes that one update learns from, of all that are trusted.", (1, 100_000)),

@@ -14,6 +14,11 @@ from rise_perception.grasp_learning.labelling.outline_evidence import (
     evidence_of,
     systematic_fault,
 )
+from rise_perception.grasp_learning.labelling.removal_evidence import (
+    Removal,
+    removals,
+    systematic_removal_fault,
+)
 from rise_perception.grasp_learning.update.scenes import rejection_reason
 
 #: Verdicts that may come with something to learn.
@@ -22,6 +27,10 @@ USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE, V
 #: ones, 49 of 56 corrected ones. The others are as the better of them, an agreement with a prediction.
 RELIABILITY = {Verdict.CORRECTED: 0.875}
 USUAL_RELIABILITY = 0.987
+#: Labels that are judged together: what was wrong in a cell once is mended some day.
+NEWEST = 60
+#: Why an episode is left out whose frames contradict its label.
+CONTRADICTED = "nothing left where the label is"
 
 
 class EpisodeCheck:
@@ -35,6 +44,7 @@ class EpisodeCheck:
     def __init__(self, episodes: EpisodeStore, with_depth: bool) -> None:
         self._episodes, self._depth = episodes, with_depth
         self._found: dict[tuple[str, Verdict], str] = {}
+        self._removals: dict[str, list[Removal]] = {}
 
     def objection(self, entry: Entry) -> str:
         """Empty when something can be learned."""
@@ -43,10 +53,29 @@ class EpisodeCheck:
         key = entry.id, entry.verdict
         if key not in self._found:
             try:
-                self._found[key] = rejection_reason(*self._episodes.read(entry), self._depth)
+                self._found[key] = self._look(entry)
             except DataError as error:  # damaged, or evicted a moment ago
                 return str(error)
         return self._found[key]
+
+    def contradicts(self, entry: Entry) -> bool:
+        """Whether the frames of an episode contradict its label."""
+        return self.objection(entry) == CONTRADICTED
+
+    def fault(self, entries: Iterable[Entry]) -> str:
+        """Why the newest labels of episodes, oldest first, cannot be right together; empty where they can."""
+        usable = [entry for entry in entries if entry.verdict in USABLE]
+        for entry in usable:
+            self.objection(entry)
+        found = [removal for entry in usable for removal in self._removals.get(entry.id, [])]
+        return systematic_removal_fault(found[-NEWEST:])
+
+    def _look(self, entry: Entry) -> str:
+        episode, labels = self._episodes.read(entry)
+        if reason := rejection_reason(episode, labels, self._depth):
+            return reason
+        found = self._removals[entry.id] = removals(episode, labels)
+        return CONTRADICTED if any(removal.contradicted for removal in found) else ""
 
 
 def sampled(entries: Sequence[Entry], most: int, is_new: Callable[[Entry], bool], seed: int) -> list[Entry]:
