@@ -150,7 +150,7 @@ def _loss_after_step(
     with torch.no_grad():
         for parameter in head.parameters():
             if parameter.grad is not None:
-                parameter -= VIRTUAL_RATE * parameter.grad
+                parameter.sub_(VIRTUAL_RATE * parameter.grad)
     after = _loss(head, judges, pixels)
     with torch.no_grad():
         for parameter, old in zip(head.parameters(), kept, strict=True):

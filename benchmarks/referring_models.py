@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,8 @@ def _known(data: ToteWorldPairs, path: Path) -> list[tuple[np.ndarray, np.ndarra
             arrays["kinds"].append(kinds)
             arrays["counts"].append(np.array([len(kinds)]))
         with atomic_write(path) as temporary:
-            np.savez(temporary, **{name: np.concatenate(part) for name, part in arrays.items()})
+            joined: dict[str, Any] = {name: np.concatenate(part) for name, part in arrays.items()}
+            np.savez(temporary, **joined)
     with np.load(path, allow_pickle=False) as stored:
         ends = np.cumsum(stored["counts"])[:-1]
         parts = np.split(stored["described"], ends), np.split(stored["kinds"], ends)
