@@ -348,13 +348,17 @@ def test_sentences_are_answered_about_the_next_frame_and_about_every_frame(graph
 
     def ask(sentence: str) -> Any:
         """Asks, and shows frames until there is an answer: it is about one that comes after the question."""
-        answer = client.call_async(Refer.Request(sentence=sentence, set_target=sentence == clear))
-        while not answer.done():
-            graph.segment(*scene, next(stamps))
-            graph.spin(0.1)
+        for _ in range(5):
+            answer = client.call_async(Refer.Request(sentence=sentence, set_target=sentence == clear))
+            while not answer.done():
+                graph.segment(*scene, next(stamps))
+                graph.spin(0.1)
+            if answer.result().success or "no frame came" not in answer.result().message:
+                break  # a loaded machine may take longer for a frame than a call waits
         assert answer.result().success, answer.result().message
         return answer.result().referral
 
+    graph.segment(*scene, next(stamps))  # the node is configured
     for sentence, status in asked.items():
         told = ask(sentence)
         assert (told.expression, told.status) == (sentence, status), told.detail

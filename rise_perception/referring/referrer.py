@@ -139,10 +139,10 @@ class Referrer:
             if belief is None:
                 return not_understood("no prior and no model says anything about it", view.instances)
             chances = np.append(belief.unique, belief.none)
-            return decide(chances, self.thresholds, view.instances, said)
+            return decide(chances, self.thresholds, view.instances, said, belief)
         words = self._text(sentence) if self._text else np.array(write_down(phrase), np.int64)
         question = Question(view.scene, view.items, words, belief)
-        return decide(self._chances(question), self.thresholds, view.instances, said)
+        return decide(self._chances(question), self.thresholds, view.instances, said, belief)
 
     @torch.inference_mode()
     def _chances(self, question: Question) -> np.ndarray:
