@@ -54,6 +54,8 @@ SELECTORS = (
 #: Those that choose nothing, and are all there is where everything is labelled.
 CHOICELESS = ("supervised", "grammar")
 LEARNED = ("regressor", "exact", "policy")
+#: Of every answer: those that the shipped model was given on validation sentences.
+THRESHOLDS = Thresholds(found=0.3, lead=1.5)
 #: Unlabelled sentences that virtual steps may take.
 _VIRTUAL = 400
 #: Shares of the steps after which the supervised model is judged on the other fold; the best counts.
@@ -154,6 +156,7 @@ class ReferringBenchmark:
             "data": str(self.plan.data.resolve()),
             "segmenter": segmenter,
             "steps": self.plan.steps,
+            "thresholds": asdict(THRESHOLDS),
             "head": asdict(self.plan.head),
         }
         if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != content:
@@ -247,7 +250,7 @@ class ReferringBenchmark:
         chances = answer_all(model.head if with_head else None, examples, "cpu")
         return {
             name: value
-            for name, value in score(examples, chances, Thresholds()).items()
+            for name, value in score(examples, chances, THRESHOLDS).items()
             if name not in ("precision", "sentences")
         }
 
