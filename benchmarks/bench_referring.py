@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prior", default="grammar", metavar="P", help="grammar (default), none, file:F or random"
     )
     parser.add_argument("--model", default="auto", metavar="M", help="segmenter (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=120, metavar="N", help="of a head (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="of a head (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -59,7 +59,7 @@ THRESHOLDS = Thresholds(found=0.3, lead=1.5)
 #: Unlabelled sentences that virtual steps may take.
 _VIRTUAL = 400
 #: Shares of the steps after which the supervised model is judged on the other fold; the best counts.
-_LENGTHS = (0.25, 0.5, 1.0)
+_LENGTHS = (0.3, 1.0)
 Row = dict[str, Any]
 
 
@@ -80,7 +80,7 @@ class Plan:
     data: Path
     segmenter: str = "auto"
     prior: str = "grammar"
-    steps: int = 120
+    steps: int = 100
     head: HeadConfig = field(default_factory=HeadConfig)
 
 
