@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ SELECTORS = (
 #: Those that choose nothing, and are all there is where everything is labelled.
 CHOICELESS = ("supervised", "grammar")
 LEARNED = ("regressor", "exact", "policy")
+#: Smaller than the shipped head, so that a row takes seconds.
+SMALL = HeadConfig(width=48, heads=4, layers=2, text_layers=1, residual=4)
 #: Of every answer: those that the shipped model was given on validation sentences.
 THRESHOLDS = Thresholds(found=0.3, lead=1.5)
 #: Unlabelled sentences that virtual steps may take.
@@ -81,7 +83,7 @@ class Plan:
     segmenter: str = "auto"
     prior: str = "grammar"
     steps: int = 100
-    head: HeadConfig = field(default_factory=HeadConfig)
+    head: HeadConfig = SMALL
 
 
 @dataclass(frozen=True)
