@@ -25,7 +25,7 @@ from rise_perception.selection.selectors import WORTH, Cascade, Regressor
 
 #: Updates of a policy, sentences of each without and with a known meaning, and the policy's learning rate:
 #: there are few updates.
-UPDATES, UNLABELLED, DISGUISED, RATE = 40, 16, 16, 1e-2
+UPDATES, UNLABELLED, DISGUISED, RATE = 30, 16, 16, 1e-2
 #: Steps of what learns from the disguised alone.
 EXACT_STEPS, REGRESSOR_STEPS = 200, 400
 #: Weights of agreement with the prior and of coverage beside the fall of the loss; rate of a virtual step.
@@ -119,10 +119,10 @@ def virtual_rewards(
         free: (M,) which of its unlabelled sentences.
         actions: (G, M).
         judged: which sentences of the other fold the loss is of.
-        pixels: weight of the pixel loss.
+        pixels: weight of the pixel loss in the steps.
     """
     judges = [fold.truths[k] for k in judged]
-    before = _loss(fold.head, judges, pixels)
+    before = _loss(fold.head, judges)
     rewards = []
     for joint in actions.tolist():
         labels = [as_label(fold.unlabelled, row, action) for row, action in zip(free, joint, strict=True)]
@@ -151,7 +151,7 @@ def _loss_after_step(
         for parameter in head.parameters():
             if parameter.grad is not None:
                 parameter.sub_(VIRTUAL_RATE * parameter.grad)
-    after = _loss(head, judges, pixels)
+    after = _loss(head, judges)
     with torch.no_grad():
         for parameter, old in zip(head.parameters(), kept, strict=True):
             parameter.copy_(old)
@@ -160,8 +160,9 @@ def _loss_after_step(
 
 
 @torch.no_grad()
-def _loss(head: ReferringHead, examples: list[Example], pixels: float) -> float:
-    return float(head_loss(head.eval(), examples, pixels, "cpu", np.zeros(len(examples), bool)))
+def _loss(head: ReferringHead, examples: list[Example]) -> float:
+    """Of the choice alone: pixels follow it, and cost as much again."""
+    return float(head_loss(head.eval(), examples, 0.0, "cpu", np.zeros(len(examples), bool)))
 
 
 def _draw(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
