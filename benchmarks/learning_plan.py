@@ -13,9 +13,10 @@ STEPS = {"rgbd": 3000, "rgb": 4000}
 LENGTHS = (0.2, 0.5, 1.0)
 #: Methods of the main table, and those that are told apart where nothing is unlabelled.
 MAIN, MAIN_ALL = ("none", "supervised", "ps_ot", "rise"), ("supervised", "rise")
-#: The paper's Table 3, cumulative, and its Table 4, at one share of labels: the one where they matter most.
+#: The paper's Table 3, cumulative, and its Table 4 with a learned policy beside it, at one share of labels:
+#: the one where they matter most.
 PARTS = ("none", "ps", "ps_ot", "self_supervision", "m2b", "rise")
-SELECTORS = ("threshold", "quantile", "reversed", "rise")
+SELECTORS = ("threshold", "quantile", "reversed", "policy", "rise")
 FEW = 0.01
 #: `rise` with one change each, and what each of them is.
 VARIANTS = {

@@ -42,7 +42,8 @@ RISE. The paper's Table 3 (ResNet-101, all labels, AP): none 53.80, PS 73.85, OT
     "filters": """\
 ## The filters (Table 4)
 
-How pseudo-labels are chosen, at 1 % of the labels, with depth. The paper's Table 4 (ResNet-101, all
+How pseudo-labels are chosen, at 1 % of the labels, with depth; `policy` is learned on labelled images in
+disguise (`rise_perception/selection`) and not of the paper. The paper's Table 4 (ResNet-101, all
 labels, AP): cascade 74.47, reversed 73.0, threshold 72.91, quantile 72.59.
 """,
     "variants": """\

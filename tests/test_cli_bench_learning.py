@@ -366,7 +366,7 @@ def test_the_plan_has_each_piece_once_and_seed_by_seed() -> None:
     colour = plan(Choice(input="rgb"))
     assert {(piece.iterations, piece.input) for piece in colour if piece.method == "rise"} == {(4000, "rgb")}
     both = plan(Choice(("main", "parts", "filters")))
-    assert len(both) == len(set(both)) == 48 + 3 * (2 + 1 + 3)  # ps, L_u, M2B; three filters
+    assert len(both) == len(set(both)) == 48 + 3 * (2 + 1 + 4)  # ps, L_u, M2B; four filters
     for method in (*PARTS, *SELECTORS):
         assert all(
             any((p.method, p.labels, p.seed) == (method, FEW, seed) for p in both) for seed in (0, 1, 2)

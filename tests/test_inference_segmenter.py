@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -203,6 +204,16 @@ def test_models_by_path_by_name_and_not_at_all(shipped: Path, colour_model: Path
     assert find_model(AUTO_COLOUR) == shipped / AUTO_COLOUR
     with pytest.raises(ModelError, match=f"'rise_huge'.*shipped are .*{AUTO_COLOUR}"):
         Segmenter.load("rise_huge")
+    # A model that answers sentences lies among them: it is no segmenter, and says so.
+    other = shipped / "answers"
+    other.mkdir()
+    (other / "card.json").write_text(json.dumps({"name": "answers", "referring": {}}))
+    with pytest.raises(ModelError, match="no shipped model") as caught:
+        find_model("rise_huge")
+    assert "answers" not in str(caught.value)
+    for name in ("answers", other):
+        with pytest.raises(ModelError, match="answers sentences and segments nothing"):
+            find_model(name)
     shutil.rmtree(shipped / AUTO_DEPTH)
     with pytest.raises(ModelError, match=AUTO_DEPTH):
         Segmenter.load("auto", "cpu")

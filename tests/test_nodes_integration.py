@@ -18,13 +18,18 @@ from rcl_interfaces.msg import ParameterType
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rise_msgs.srv import CaptureGraspFrame, Segment
+from rise_msgs.msg import Referral
+from rise_msgs.srv import CaptureGraspFrame, Refer, Segment
 from ros_graph import Graph, header_of, stamp_of, status_text
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from visualization_msgs.msg import Marker, MarkerArray
 
 from rise_perception.data import ros_images
+from rise_perception.inference.segmenter import Segmenter
+from rise_perception.referring.answer import Status
+from rise_perception.referring.referrer import Referrer
 
 pytestmark = pytest.mark.slow
 CELL, SECOND = "/cell1", 10**9
@@ -38,8 +43,9 @@ def graph(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
     graph = Graph(folder, CELL)
     topics = ("/image", "/depth", "/camera_info", "/depth_camera_info")
     reliable = {f"qos_overrides.{CELL}{topic}.subscription.reliability": "reliable" for topic in topics}
-    segmenter = {"model": str(tiny_model), "device": "cpu", "reference": str(folder / "reference")}
-    graph.start("segmentation_node", {**segmenter, **reliable})
+    # The grammar alone answers sentences: what it says of random masks can be reckoned here as well.
+    own = {"model": str(tiny_model), "device": "cpu", "refer_model": "none"}
+    graph.start("segmentation_node", {**own, "reference": str(folder / "reference"), **reliable})
     store = {"episode_store": str(folder / "episodes"), "min_free_mb": 0, "use_sim_time": True}
     graph.start("interaction_node", {**store, **reliable})
     yield graph
@@ -393,6 +399,73 @@ def test_depth_that_comes_late_is_told_and_waited_for_on_request(graph, scene, s
 
     assert any(placed() for _ in range(20))
     assert change(graph, depth_patience_s=0.1) == ""
+
+
+def test_sentences_are_answered_about_the_next_frame_and_about_every_frame(graph, scene, stamp, tiny_model):
+    view = Segmenter.load(tiny_model, "cpu")(*scene)
+    referrer = Referrer.load("none")
+    seen = referrer.look(*scene, view)
+    extremes = [f"the {word} thing" for word in ("leftmost", "rightmost", "largest", "smallest", "nearest")]
+    clear = next(said for said in extremes if referrer.answer(seen, said).status is Status.FOUND)
+    asked = {clear: Referral.FOUND, "the pink thing": Referral.NONE, "the thing": Referral.AMBIGUOUS,
+             "the flurb": Referral.NOT_UNDERSTOOD}  # fmt: skip
+    assert {s: int(referrer.answer(seen, s).status) for s in asked} == asked
+    masks = graph.listen(f"{NODE}/target_mask", Image)
+    client = graph.node.create_client(Refer, f"{NODE}/refer")
+    graph.wait(client.service_is_ready, "the service")
+    stamps = iter(range(stamp, stamp + 90 * SECOND, SECOND))
+
+    def ask(sentence: str) -> Any:
+        """Asks, and shows frames until there is an answer: it is about one that comes after the question."""
+        for _ in range(5):
+            answer = client.call_async(Refer.Request(sentence=sentence, set_target=sentence == clear))
+            while not answer.done():
+                graph.segment(*scene, next(stamps))
+                graph.spin(0.1)
+            if answer.result().success or "no frame came" not in answer.result().message:
+                break  # a loaded machine may take longer for a frame than a call waits
+        assert answer.result().success, answer.result().message
+        return answer.result().referral
+
+    graph.segment(*scene, next(stamps))  # the node is configured
+    for sentence, status in asked.items():
+        told = ask(sentence)
+        assert (told.expression, told.status) == (sentence, status), told.detail
+        found = status == Referral.FOUND
+        assert bool(any(told.mask.data)) == found
+        assert (told.id >= 0, told.score > 0) == (found, found)
+        assert bool(told.candidates) == (status in (Referral.FOUND, Referral.AMBIGUOUS))
+    assert "flurb" in told.detail
+    message = graph.segment(*scene, next(stamps))
+    followed = graph.wait(
+        lambda: next((m for m in masks if stamp_of(m) == stamp_of(message)), None), "the target's mask"
+    )
+    assert any(followed.data)  # set_target made it the target
+
+    answers = graph.listen(f"{NODE}/referred", Referral)
+    speaker = graph.node.create_publisher(String, f"{NODE}/expression", 5)
+    graph.wait(lambda: speaker.get_subscription_count() == 1, "the node to listen")
+    graph.wait(lambda: graph.node.count_publishers(f"{NODE}/referred") == 1, "the answers")
+    for sentence, status in [*asked.items(), (clear, Referral.FOUND)]:
+        speaker.publish(String(data=sentence))
+        graph.wait(
+            lambda sentence=sentence: (
+                graph.segment(*scene, next(stamps)) and answers and answers[-1].expression == sentence
+            ),
+            "the answer",
+        )
+        assert answers[-1].status == status
+    speaker.publish(String(data=""))
+
+    def silent() -> bool:
+        told = len(answers)
+        graph.segment(*scene, next(stamps))
+        graph.spin(0.2)
+        return len(answers) == told
+
+    graph.wait(silent, "an empty sentence to end the answers")
+    graph.stop_listening(f"{NODE}/referred")
+    graph.node.destroy_client(client)
 
 
 def test_depth_of_a_camera_of_its_own_is_registered(graph, scene, stamp):

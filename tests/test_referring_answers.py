@@ -90,6 +90,7 @@ def test_the_grammar_alone_answers_and_never_guesses(sentence, status, found, vi
     answer = referrer.answer(seen, sentence)
     assert answer.status is status
     content = json.loads(json.dumps(answer.as_json(seen.instances), allow_nan=False))
+    assert bool(answer.candidates) == (status in (Status.FOUND, Status.AMBIGUOUS))
     assert content["id"] == found
     assert (content["mask"] is None) == (found is None) == (content["box"] is None)
     assert bool(answer.mask.any()) == (found is not None)
@@ -123,6 +124,12 @@ def test_thresholds_decide_what_is_said():
     assert judge(chances, Thresholds(found=0.5, lead=2.0))[0] is Status.AMBIGUOUS
     assert judge(np.array([0.1, 0.1, 0.8]), Thresholds()) == (Status.NONE, ())
     assert judge(np.array([1.0]), Thresholds()) == (Status.NONE, ())
+    # The head is sure of one, and the prior knows that another fits as well: both are candidates.
+    both = Meaning(np.array([0.9, 0.95]), np.array([0.05, 0.1]), 0.0)
+    sure = np.array([0.9, 0.05, 0.05])
+    assert judge(sure, Thresholds(), both) == (Status.AMBIGUOUS, (1, 0))
+    assert judge(sure, Thresholds(several=0.9), both) == (Status.FOUND, (0,))
+    assert judge(np.array([0.1, 0.1, 0.8]), Thresholds(), both) == (Status.NONE, ())
     with pytest.raises(ConfigError, match=r"thresholds\.found"):
         Thresholds(found=0.0)
 

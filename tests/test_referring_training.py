@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from rise_perception.core.instances import Instances
 from rise_perception.data.images import write_image
 from rise_perception.language.meaning import resolve
 from rise_perception.language.parser import parse
-from rise_perception.referring.answer import Status
+from rise_perception.referring.answer import Status, Thresholds
 from rise_perception.referring.config import (
     is_referring_training,
     read_referring_training,
@@ -174,6 +175,14 @@ def test_thresholds_refuse_enough(scene):
     chosen = choose_thresholds(examples, chances)
     figures = score(examples, chances, chosen)
     assert (figures["accuracy"], figures["n_acc"], figures["precision"]) == (1.0, 1.0, 1.0)
+    # Of what fits several, the head names one; only what the prior says of it tells it from the first.
+    every = question(scene, "the thing", model())
+    examples.append(Example(every, np.zeros(4), None, None, 3, False, 0))
+    chances.append(np.array([0.7, 0.1, 0.0, 0.2]))
+    figures = score(examples, chances, choose_thresholds(examples, chances))
+    assert (figures["accuracy"], figures["several_acc"]) == (1.0, 1.0)
+    examples[-1] = dataclasses.replace(examples[-1], question=dataclasses.replace(every, prior=None))
+    assert score(examples, chances, Thresholds(0.5, 1.5))["several_acc"] == 0.0
 
 
 # ---- the whole training

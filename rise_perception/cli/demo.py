@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rise_perception.data.source import FrameSource
     from rise_perception.evaluation.report import Section
     from rise_perception.nodes.node_process import NodeProcess
+    from rise_perception.referring.referrer import Referrer
 
 SUMMARY = "segment a recorded scene through the real ROS 2 graph and write a report"
 EXAMPLES = """\
@@ -24,6 +25,7 @@ examples:
   rise demo                                  the pick sequence that comes with the package
   rise demo my_bag/ --out out/my_bag         a rosbag2 recording (sqlite3 or MCAP)
   rise demo photos/ --model models/mine      a folder of pictures
+  rise demo --sentence "the leftmost box"    and the item that a sentence means, frame by frame
 
 It starts a camera node, the segmentation node and a recorder, each a process of its own, and writes
 into a new folder: result/ (label maps and instances, MCAP), overlays/ (pictures), report.html.
@@ -46,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", default="auto", metavar="M", help="model folder or name (default: auto)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, ...")
+    parser.add_argument(
+        "--sentence", metavar="WORDS", help='show in the report what these mean, such as "the red box"'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -138,11 +143,14 @@ def _write_pictures_and_report(source: FrameSource, out: Path, args: argparse.Na
     from rise_perception.data.ros_instances import to_instances
     from rise_perception.evaluation.overlay import draw_overlay
     from rise_perception.evaluation.report import Picture, Section, latency_section, write_report
+    from rise_perception.referring.pictures import draw_referral
 
     with BagReader(out / "result") as bag:
         recorded = dict(bag.messages(f"{SEGMENTATION}/instances"))
     chosen = {round(i * (source.count - 1) / (PICTURES_IN_REPORT - 1)) for i in range(PICTURES_IN_REPORT)}
     pictures, pairs, latencies, images, versions = [], [], [], {}, set()
+    answers: list[Picture] = []
+    referrer = _referrer(args) if args.sentence is not None else None
     problem = ""
     progress = tqdm(source.frames(), desc="pictures", total=source.count, unit="frame")
     try:
@@ -158,6 +166,12 @@ def _write_pictures_and_report(source: FrameSource, out: Path, args: argparse.Na
             write_image(out / "overlays" / f"{name}.png", overlay)
             if index in chosen:
                 pictures.append(Picture.of(overlay, f"{name}: {len(instances)} instances"))
+                if referrer is not None:
+                    answer = referrer.answer(
+                        referrer.look(frame.image, frame.depth, instances, name), args.sentence
+                    )
+                    drawn = draw_referral(frame.image, instances, answer, args.sentence)
+                    answers.append(Picture.of(drawn, f"{name}: {answer.detail}"))
             if truth is not None:
                 regions, truths = regions_of(instances), regions_of_map(truth)
                 pairs.append(ImagePair(name, truth.shape[0], truth.shape[1], regions, truths))
@@ -167,6 +181,12 @@ def _write_pictures_and_report(source: FrameSource, out: Path, args: argparse.Na
     note = "From the arrival of the image message in the node to the publishing of the instances."
     seen = Section("What the node saw", "The colour follows the persistent id.", pictures=pictures, columns=3)
     sections = [seen]
+    if answers:
+        assert referrer is not None
+        told = (
+            f"What {args.sentence!r} means, as {referrer.version} answers. Green: found; orange: candidates."
+        )
+        sections.append(Section("The sentence", told, pictures=answers, columns=3))
     if pairs:
         sections.append(_accuracy(pairs, images))
     sections.append(latency_section({"image to instances": latencies}, note))
@@ -178,6 +198,13 @@ def _write_pictures_and_report(source: FrameSource, out: Path, args: argparse.Na
         model=", ".join(sorted(versions)),
     )
     return problem
+
+
+def _referrer(args: argparse.Namespace) -> Referrer:
+    from rise_perception.inference.device import choose_device
+    from rise_perception.referring.referrer import Referrer
+
+    return Referrer.load("auto", choose_device(args.device))
 
 
 def _accuracy(pairs: list[Any], images: dict[str, Any]) -> Section:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 SUMMARY = "show a model's card, size, figures, and the command that trained it"
@@ -24,15 +25,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the card of a model; its weights are loaded, so that a damaged model is found out."""
+    from rise_perception.core.resources import find
     from rise_perception.inference.segmenter import find_model
     from rise_perception.network.card import WEIGHTS
     from rise_perception.network.checkpoint import load_model
     from rise_perception.referring.model import is_referring_model, load_referring_model
 
-    folder = find_model(args.model)
+    places = Path(args.model), find("models") / args.model
+    folder = next((place for place in places if is_referring_model(place)), None)
     network: Any
     card: Any
-    network, card = (load_referring_model if is_referring_model(folder) else load_model)(folder)
+    if folder is not None:
+        network, card = load_referring_model(folder)
+    else:
+        folder = find_model(args.model)
+        network, card = load_model(folder)
     parameters = sum(p.numel() for p in network.parameters())
     size = (folder / WEIGHTS).stat().st_size
     if args.json:

@@ -15,7 +15,7 @@ from rise_perception.core.instances import Instances
 from rise_perception.core.resources import find
 from rise_perception.inference.malloc_tuning import give_back_freed_memory
 from rise_perception.inference.pick_success import with_pick_success, without_flat
-from rise_perception.network.card import CARD, read_card
+from rise_perception.network.card import CARD, is_of_segmenter, read_card
 
 if TYPE_CHECKING:  # torch is loaded by who needs it
     from rise_perception.inference.exported_model import ExportedModel
@@ -271,15 +271,18 @@ def find_model(model: str | Path) -> Path:
     """Folder of a model given by path or by the name of a shipped one.
 
     Raises:
-        ModelError: neither exists; the message lists the shipped models.
+        ModelError: neither exists, or it is no segmenter; the message lists those that ship.
     """
-    path = Path(model)
-    if (path / CARD).is_file():
-        return path
-    shipped = find("models")
-    if (shipped / path / CARD).is_file():
-        return shipped / path
-    names = sorted(p.parent.name for p in shipped.glob(f"*/{CARD}"))
+    path, shipped = Path(model), find("models")
+    names = sorted(p.parent.name for p in shipped.glob(f"*/{CARD}") if is_of_segmenter(p.parent))
+    for folder in (path, shipped / path):
+        if (folder / CARD).is_file():
+            if is_of_segmenter(folder):
+                return folder
+            raise ModelError(
+                f"model {str(model)!r} answers sentences and segments nothing; "
+                f"shipped segmenters are {names or 'none'}"
+            )
     raise ModelError(
         f"model {str(model)!r} is no folder with a {CARD} and no shipped model; shipped are {names or 'none'}"
     )

@@ -100,6 +100,15 @@ def read_card(folder: str | Path) -> ModelCard:
         raise ModelError(f"{path} is not a valid model card: {error}; {_RESTORE}") from error
 
 
+def is_of_segmenter(folder: Path) -> bool:
+    """False for a folder without a card, and where the card says that the model is of another kind."""
+    try:
+        raw = read_json(folder / CARD, error=ModelError, remedy=_RESTORE)
+    except ModelError:
+        return (folder / CARD).is_file()  # a broken card is named by whoever reads it
+    return not isinstance(raw, dict) or "network" in raw or "referring" not in raw
+
+
 def file_checksum(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     digest = hashlib.sha256()

@@ -11,6 +11,7 @@ import numpy as np
 from rise_perception.core.errors import require
 from rise_perception.core.instances import Instances
 from rise_perception.core.regions import encode_mask
+from rise_perception.language.meaning import Meaning
 
 
 class Status(IntEnum):
@@ -30,16 +31,19 @@ class Thresholds:
         found: least probability of the item.
         lead: least ratio of its probability to the next item's.
         none: least probability that nothing fits.
+        several: least probability, by the prior, that several fit: then none of them is named, whatever the
+            head makes of it.
         candidate: items with this share of the best one's probability are candidates.
     """
 
     found: float = 0.5
     lead: float = 2.0
     none: float = 0.6
+    several: float = 0.6
     candidate: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("found", "none", "candidate"):
+        for name in ("found", "none", "several", "candidate"):
             value = getattr(self, name)
             require(0 < value <= 1, f"thresholds.{name}", value, "above 0 and at most 1")
         require(self.lead >= 1, "thresholds.lead", self.lead, "at least 1")
@@ -79,13 +83,16 @@ class Referral:
         }
 
 
-def judge(probabilities: np.ndarray, thresholds: Thresholds) -> tuple[Status, tuple[int, ...]]:
+def judge(
+    probabilities: np.ndarray, thresholds: Thresholds, belief: Meaning | None = None
+) -> tuple[Status, tuple[int, ...]]:
     """What to answer by probabilities, and which instances it is about, the likeliest first.
 
     Args:
         probabilities: (N + 1,) of each instance being meant, and of none; they sum to at most 1: what is
             left is the probability that several fit.
         thresholds: when what is said.
+        belief: what a prior says, where there is one.
     """
     items, none = probabilities[:-1], float(probabilities[-1])
     if not len(items) or none >= max(thresholds.none, float(items.max())):
@@ -93,13 +100,23 @@ def judge(probabilities: np.ndarray, thresholds: Thresholds) -> tuple[Status, tu
     order = np.argsort(-items, kind="stable")
     score = float(items[order[0]])
     next_best = float(items[order[1]]) if len(order) > 1 else 0.0
-    if score >= thresholds.found and score >= thresholds.lead * next_best:
+    alike = belief is not None and belief.several >= thresholds.several
+    if not alike and score >= thresholds.found and score >= thresholds.lead * next_best:
         return Status.FOUND, (int(order[0]),)
+    if alike and belief is not None:  # each of them fits, and none alone
+        items, score = belief.fits, float(belief.fits.max())
+        order = np.argsort(-items, kind="stable")
     near = (int(k) for k in order if items[k] > 0 and items[k] >= thresholds.candidate * score)
     return Status.AMBIGUOUS, tuple(near)
 
 
-def decide(probabilities: np.ndarray, thresholds: Thresholds, instances: Instances, said: str) -> Referral:
+def decide(
+    probabilities: np.ndarray,
+    thresholds: Thresholds,
+    instances: Instances,
+    said: str,
+    belief: Meaning | None = None,
+) -> Referral:
     """Answer by probabilities, as :func:`judge`.
 
     Args:
@@ -107,8 +124,9 @@ def decide(probabilities: np.ndarray, thresholds: Thresholds, instances: Instanc
         thresholds: when what is said.
         instances: of the image.
         said: the sentence as it was understood, for ``detail``.
+        belief: what a prior says, where there is one.
     """
-    status, rows = judge(probabilities, thresholds)
+    status, rows = judge(probabilities, thresholds, belief)
     nothing = np.zeros((instances.height, instances.width), bool)
     if status is Status.NONE:
         if not len(instances):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ from rise_perception.referring.features import SAME
 from rise_perception.referring.head import ReferringHead, collate
 from rise_perception.referring.head_training import Example, on_device
 
-#: Of the sentences that fit, and of the others, at least this share is to be answered rightly.
+#: Of the sentences that fit nothing, and of those that fit several, at least this share is not to be answered
+#: by an item.
 WANTED = 0.8
 
 
@@ -58,7 +60,7 @@ def score(
     refused: dict[int, list[bool]] = {0: [], 2: []}
     found = found_right = 0
     for example, pi in zip(examples, chances, strict=True):
-        status, rows = judge(pi, thresholds)
+        status, rows = judge(pi, thresholds, example.question.prior)
         is_found = status is Status.FOUND
         found += is_found
         if example.fits != 1:
@@ -90,19 +92,21 @@ def score(
 def choose_thresholds(examples: Sequence[Example], chances: Sequence[np.ndarray]) -> Thresholds:
     """The thresholds under which most fitting sentences find their item while enough others are refused.
 
-    Where no thresholds refuse :data:`WANTED` of the sentences that fit nothing, those with the best mean of
-    both shares are taken.
+    Enough is :data:`WANTED` of those that fit nothing, and of those that fit several; where no thresholds
+    refuse so many, those that come nearest are taken.
     """
-    best, chosen = -1.0, Thresholds()
-    for found in np.arange(0.2, 0.91, 0.05):
-        for lead in (1.5, 2.0, 3.0):
-            tried = dataclasses.replace(chosen, found=round(float(found), 2), lead=lead)
-            figures = score(examples, chances, tried)
-            enough = min(figures["n_acc"], WANTED) / WANTED
-            value = figures["accuracy"] + 4 * (enough - 1)
-            if value > best:
-                best, result = value, tried
-    return result if best > -1.0 else chosen
+    best, chosen = -np.inf, Thresholds()
+    result = chosen
+    for found, lead, several in itertools.product(
+        np.arange(0.2, 0.91, 0.05), (1.5, 2.0, 3.0), (0.4, 0.5, 0.6, 0.7)
+    ):
+        tried = dataclasses.replace(chosen, found=round(float(found), 2), lead=lead, several=several)
+        figures = score(examples, chances, tried)
+        missing = sum(1 - min(figures[name], WANTED) / WANTED for name in ("n_acc", "several_acc"))
+        value = figures["accuracy"] - 4 * missing
+        if value > best:
+            best, result = value, tried
+    return result
 
 
 def _mean(values: Sequence[float]) -> float:

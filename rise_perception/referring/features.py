@@ -111,16 +111,21 @@ def true_crops(data: ReferringData) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         (M, 6, 48, 48) uint8 and (M,) int64 kinds, NAMELESS for one without a name.
     """
+    numbers = tqdm(range(len(data.names)), desc="cutting out", unit="img", smoothing=0.05)
+    crops, kinds = zip(*(true_crops_of(data[index]) for index in numbers), strict=True)
+    return np.concatenate(crops), np.concatenate(kinds)
+
+
+def true_crops_of(picture: ReferringImage) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`true_crops`, of one image."""
     crops, kinds = [np.zeros((0, CHANNELS, SIZE, SIZE), np.uint8)], []
-    for index in tqdm(range(len(data.names)), desc="cutting out", unit="img", smoothing=0.05):
-        picture = data[index]
-        shown = {i: m for i, m in picture.masks.items() if i in picture.kinds and m.sum() >= _VISIBLE}
-        for item, mask in shown.items():
-            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-            box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
-            one = np.array([1], np.uint16)
-            crops.append(cut_crops(picture.image, picture.depth, mask.astype(np.uint16), one, box))
-            kinds.append(KINDS.index(picture.kinds[item]) if picture.kinds[item] else NAMELESS)
+    shown = {i: m for i, m in picture.masks.items() if i in picture.kinds and m.sum() >= _VISIBLE}
+    for item, mask in shown.items():
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box = np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32)
+        one = np.array([1], np.uint16)
+        crops.append(cut_crops(picture.image, picture.depth, mask.astype(np.uint16), one, box))
+        kinds.append(KINDS.index(picture.kinds[item]) if picture.kinds[item] else NAMELESS)
     return np.concatenate(crops), np.array(kinds, np.int64)
 
 

@@ -37,12 +37,14 @@ class Example:
 
     Attributes:
         question: what is asked.
-        target: (N + 1,) float32, of each instance being meant, and of none; sums to 1.
-        mask: (h, w) float32 share of each cell that is meant; None where several items fit.
+        target: (N + 1,) float32, of each instance being meant, and of none; sums to 1, or is 0 where only
+            the mask teaches.
+        mask: (h, w) uint8 share of each cell that is meant, 255 = all of it; None where several items fit.
         overlap: (N,) float32, overlap of each instance with the one item that fits; None unless one does.
         fits: number of items that fit.
         named: True where a kind is named, in the sentence or of an anchor.
         image: index of the image.
+        weights: (h, w) float32 of the mask's pixels; None: all count the same.
     """
 
     question: Question
@@ -52,6 +54,7 @@ class Example:
     fits: int
     named: bool
     image: int
+    weights: np.ndarray | None = None
 
 
 @torch.inference_mode()
@@ -62,6 +65,7 @@ def make_examples(
     prior: Prior,
     text: TextEncoder | None = None,
     blind_to_kinds: bool = False,
+    described: Sequence[np.ndarray] | None = None,
 ) -> list[Example]:
     """Questions and answers of a data set, in the order of its pairs.
 
@@ -72,13 +76,15 @@ def make_examples(
         prior: what the head starts from.
         text: a pretrained text encoder, or None.
         blind_to_kinds: give the prior no kinds: what can be known without any training.
+        described: descriptors of each image's crops, where they are known already.
 
     Raises:
         DataError: a sentence is not understood, or there is none.
     """
     model.eval()
     device = next(model.parameters()).device
-    seen = [encode(model, scene, device) for scene in features.scenes]
+    known = described if described is not None else [None] * len(features.scenes)
+    seen = [encode(model, s, device, d) for s, d in zip(features.scenes, known, strict=True)]
     examples = []
     for pair in features.pairs:
         (scene, items), truth = seen[pair.image], features.truths[pair.image]
@@ -105,9 +111,8 @@ def make_examples(
         mask = overlap = None
         if len(pair.labels) <= 1:
             columns = [int(np.flatnonzero(truth.ids == label)[0]) for label in pair.labels]
-            mask = np.zeros(scene.picture.shape[1:], np.float32)
+            mask = truth.masks[columns[0]] if columns else np.zeros(scene.picture.shape[1:], np.uint8)
             if columns:
-                mask = truth.masks[columns[0]].astype(np.float32) / 255
                 overlap = truth.overlap[:, columns[0]]
         named = phrase is not None and any(part.kind != "thing" for part in phrase.parts)
         question = Question(scene, items, words, belief)
@@ -175,12 +180,15 @@ def head_loss(
     shown = collate([questions[k] for k in drawn], head.config.embedding, with_pixels=True)
     _, logits = head(on_device(shown, device), with_pixels=True)
     assert logits is not None
-    truth = torch.zeros(logits.shape)
+    truth, weights = torch.zeros(logits.shape), torch.ones(logits.shape)
     for row, k in enumerate(drawn):
-        mask = batch[k].mask
+        mask, own = batch[k].mask, batch[k].weights
         assert mask is not None
-        truth[row, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask)
-    return loss + pixels * pixel_loss(logits, truth.to(device), torch.ones_like(truth, device=device))
+        truth[row, : mask.shape[0], : mask.shape[1]] = torch.from_numpy(mask) / 255
+        if own is not None:
+            weights[row] = 0.0
+            weights[row, : own.shape[0], : own.shape[1]] = torch.from_numpy(own)
+    return loss + pixels * pixel_loss(logits, truth.to(device), weights.to(device))
 
 
 def on_device(asked: Questions, device: str) -> Questions:

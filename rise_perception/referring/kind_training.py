@@ -42,15 +42,26 @@ def train_kinds(
     """
     if not len(crops):
         raise DataError("no item has a kind: data.kinds needs sentences whose COCO file states kinds")
-    described = describe(crops)
+    train_on_descriptors(encoder, describe(crops), kinds, steps, state, device)
+
+
+def train_on_descriptors(
+    encoder: CropEncoder,
+    described: np.ndarray,
+    kinds: np.ndarray,
+    steps: ReferringSteps,
+    state: Path | None,
+    device: str,
+) -> None:
+    """As :func:`train_kinds`, on (M, LENGTH) descriptors; without a file of the state it says nothing."""
     encoder.fit(described)
     encoder.to(device).train()
     optimiser = torch.optim.AdamW(encoder.parameters(), steps.kind_rate, weight_decay=steps.weight_decay)
-    done = load_state(state, encoder, None, optimiser) if state.exists() else 0
+    done = load_state(state, encoder, None, optimiser) if state is not None and state.exists() else 0
     for epoch in range(done, steps.kind_epochs):
         rng = np.random.default_rng([steps.seed, epoch, 1])
         torch.manual_seed(hash((steps.seed, epoch, 2)) % 2**63)  # dropout
-        chunks = np.array_split(rng.permutation(len(crops)), -(-len(crops) // steps.kind_batch))
+        chunks = np.array_split(rng.permutation(len(kinds)), -(-len(kinds) // steps.kind_batch))
         losses = []
         for number, chosen in enumerate(chunks):
             share = (epoch + number / len(chunks)) / steps.kind_epochs
@@ -67,6 +78,8 @@ def train_kinds(
             loss.backward()
             optimiser.step()
             losses.append(float(loss.detach()))
+        if state is None:
+            continue
         save_state(state, epoch + 1, encoder, None, optimiser)
         print(f"kinds: pass {epoch + 1} of {steps.kind_epochs}, loss {np.mean(losses):.3f}", file=sys.stderr)
     encoder.eval()

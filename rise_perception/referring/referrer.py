@@ -139,10 +139,10 @@ class Referrer:
             if belief is None:
                 return not_understood("no prior and no model says anything about it", view.instances)
             chances = np.append(belief.unique, belief.none)
-            return decide(chances, self.thresholds, view.instances, said)
+            return decide(chances, self.thresholds, view.instances, said, belief)
         words = self._text(sentence) if self._text else np.array(write_down(phrase), np.int64)
         question = Question(view.scene, view.items, words, belief)
-        return decide(self._chances(question), self.thresholds, view.instances, said)
+        return decide(self._chances(question), self.thresholds, view.instances, said, belief)
 
     @torch.inference_mode()
     def _chances(self, question: Question) -> np.ndarray:
@@ -152,8 +152,16 @@ class Referrer:
         return logs[0].exp().double().cpu().numpy()
 
 
-def encode(model: ReferringModel, scene: Scene, device: torch.device) -> tuple[Scene, np.ndarray]:
+def encode(
+    model: ReferringModel, scene: Scene, device: torch.device, described: np.ndarray | None = None
+) -> tuple[Scene, np.ndarray]:
     """Let the crop encoder look at a scene's instances.
+
+    Args:
+        model: whose encoder it is.
+        scene: the instances.
+        device: of the model.
+        described: (N, LENGTH) float32 descriptors of the crops, where they are known already.
 
     Returns:
         the scene with kinds, and (N, crop + 8) float32 vectors and kinds.
@@ -161,7 +169,8 @@ def encode(model: ReferringModel, scene: Scene, device: torch.device) -> tuple[S
     if not len(scene):
         width = model.config.head.crop
         return scene.with_kinds(np.zeros((0, 8), np.float32)), np.zeros((0, width + 8), np.float32)
-    vectors, logits = model.encoder(torch.from_numpy(describe(scene.crops)).to(device))
+    described = describe(scene.crops) if described is None else described
+    vectors, logits = model.encoder(torch.from_numpy(described).to(device))
     kinds = kind_probabilities(logits)
     items = torch.cat([vectors, kinds], 1).float().cpu().numpy()
     return scene.with_kinds(items[:, vectors.shape[1] :]), items

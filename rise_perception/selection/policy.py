@@ -216,11 +216,18 @@ class Guarded:
         self._counts = torch.zeros(2, 2, dtype=torch.float64)
 
     def measure(self, candidates: Candidates, overlap: Tensor) -> None:
-        """Take in held-out candidates with their overlap (N,) with the truth; none is learned from."""
+        """Take in held-out candidates; none is learned from.
+
+        Args:
+            candidates: N pseudo-labels.
+            overlap: (N,) with the truth, or (N, 4) after each action.
+        """
         self._counts *= self._memory
         for row, selector in enumerate((self.learned, self.cascade)):
-            believed = selector.choose(candidates) > 0
-            right = believed & (overlap >= self._worth)
+            actions = selector.choose(candidates)
+            own = overlap if overlap.ndim == 1 else overlap.gather(1, actions[:, None])[:, 0]
+            believed = actions > 0
+            right = believed & (own >= self._worth)
             self._counts[row] += torch.stack([believed.sum(), right.sum()]).double().cpu()
 
     @property
