@@ -7,6 +7,7 @@ in earnest.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
@@ -160,7 +162,20 @@ def _become(request: dict[str, Any]) -> None:
     module = request["module"]
     sys.modules.pop(module, None)  # its own file runs as the main program
     sys.argv = [module, *request["arguments"]]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    status: object = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    # What is left to the interpreter's end except taking down what the server had imported, page by page.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status if isinstance(status, int) else 0 if status is None else 1)
 
 
 if __name__ == "__main__":
