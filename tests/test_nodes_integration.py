@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -490,3 +491,22 @@ def test_depth_of_a_camera_of_its_own_is_registered(graph, scene, stamp):
         inside = depth[(label_map == instance.label) & (depth > 0)]
         if len(inside) > 50:
             assert inside.min() - 0.02 <= instance.centroid.z <= inside.max() + 0.02
+
+
+def test_what_the_layouts_of_rviz_and_foxglove_show_is_published(graph, scene, stamp):
+    """Their topics carry no namespace: a user sets that."""
+    graph.segment(*scene, stamp)
+    config = Path(__file__).parents[1] / "config"
+    layout = json.loads((config / "rise.foxglove.json").read_text())
+    panels = layout["configById"].values()
+    images = {panel["imageMode"]["imageTopic"] for panel in panels if "imageMode" in panel}
+    shown = images | {topic for panel in panels for topic in panel.get("topics", ())}
+    assert len(shown) == 4
+    rviz = yaml.safe_load((config / "rise.rviz").read_text())["Visualization Manager"]["Displays"]
+    shown |= {display["Topic"]["Value"] for display in rviz if "Topic" in display}
+    published = dict(graph.node.get_topic_names_and_types())
+    for topic in shown:
+        assert graph.node.count_publishers(f"{CELL}{topic}") == 1, topic
+    assert all(published[f"{CELL}{topic}"] == ["sensor_msgs/msg/Image"] for topic in images)
+    tree = json.dumps(layout["layout"])
+    assert all(f'"{panel}"' in tree for panel in layout["configById"])
