@@ -80,7 +80,7 @@ def test_the_policy_is_what_the_node_does(graph: Graph, node: str) -> None:
             """What it may do, and does not; discovery takes a moment."""
             return may - does() - SOMETIMES
 
-        graph.wait(lambda idle=idle: not idle(), f"{node}, {rule}: {idle()}", 20)
+        graph.wait(lambda idle=idle: not idle(), f"{node}, {rule}: {idle()}")
         assert does() - may == set(), rule
 
 

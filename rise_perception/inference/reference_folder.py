@@ -66,12 +66,15 @@ def read_reference(root: Path, depth_scale: float | None = None) -> StoredRefere
 
     Args:
         root: a folder of pictures without items, or of captures.
-        depth_scale: metres that 1 means in a depth map; None is the usual.
+        depth_scale: metres that 1 means in a depth map; None is the usual. Captures are in millimetres
+            always.
 
     Raises:
         DataError: no picture, pictures of different sizes, one that cannot be read.
     """
     folder = newest(root)
+    if _CAPTURE.fullmatch(folder.name):
+        depth_scale = _DEPTH_UNIT
     pictures = list_images([folder])
     # More would not be looked at; a folder of a thousand pictures need not be read for fifteen.
     step = np.linspace(0, len(pictures) - 1, min(len(pictures), MOST_FRAMES)).round().astype(int)
