@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
                     "rows": rows,
                 }
                 write_json(args.json, content)
-    said = summarise(rows)
-    for name, figures in said.items():
+    for name, figures in summarise(rows).items():
         print(
             f"{name}: {figures['updates']} updates, {figures['measured']} candidates measured, "
             f"{figures['promoted']} promoted; the worst changed true AP by {figures['worst']:+.3f}"
