@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.live import Plan, average_precision, prepare
+from benchmarks.live import Plan, average_precision, base_figures, prepare
 from benchmarks.live_cell import pick_all
 from benchmarks.poison import KINDS, poisoned
 from rise_perception.core.files import write_json
@@ -87,7 +87,7 @@ def run_kind(plan: Plan, kind: str, cell: int, rounds: int) -> Iterator[Row]:
     models.begin(find_model(plan.model))
     learner = OnlineLearner(_config(plan, anchors), models, episodes)
     rows: list[Row] = []
-    true = _true(models, heldout)
+    true, _ = base_figures(plan, anchors, heldout)
     for number in range(rounds):
         first, last = (round(k * len(grasps) / rounds) for k in (number, number + 1))
         for index in range(first, last):

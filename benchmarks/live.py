@@ -99,7 +99,7 @@ def run_arm(plan: Plan, arm: str, cell: int, seed: int, say: Callable[[Pick], No
             say(pick)
     if not done:
         raise DataError(f"cell {cell}: the picker found nothing to pick in {first} and the totes after it")
-    before, before_anchors = _base_figures(plan, anchors, heldout)
+    before, before_anchors = base_figures(plan, anchors, heldout)
     after, after_anchors = _figures(looker.final(), anchors, heldout)
     third = done[-(len(done) // 3) :]
     row = {
@@ -152,7 +152,7 @@ def _figures(segmenter: Segmenter, anchors: Path, heldout: Path) -> tuple[Precis
     )
 
 
-def _base_figures(plan: Plan, anchors: Path, heldout: Path) -> tuple[Precision, Precision]:
+def base_figures(plan: Plan, anchors: Path, heldout: Path) -> tuple[Precision, Precision]:
     """Those of the model that every arm begins with; measured once for each cell."""
     path = heldout / f"{Path(plan.model).name}-{anchors.name}.json"
     if not path.is_file():

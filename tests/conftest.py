@@ -48,8 +48,8 @@ def _module_fixtures(item: pytest.Item) -> Iterable[str]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images beside the repository."""
-    folder = ROOT.parent / "shared/data"
+    """The folder of real images beside the repository, or the one that RISE_SHARED_DATA names."""
+    folder = Path(os.environ.get("RISE_SHARED_DATA", ROOT.parent / "shared/data"))
     if not folder.is_dir():
         pytest.skip(f"the real images are not here ({folder})")
     return folder

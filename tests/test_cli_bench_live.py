@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from grasping import episode, label_map, picture
 
+from benchmarks.gate import CLEAN
+from benchmarks.gate import summarise as summarise_gate
 from benchmarks.grasp_trials import from_label_map
 from benchmarks.live import Plan, first_difference, run_arm, summarise
 from benchmarks.live_cell import count_false
@@ -76,6 +78,36 @@ def test_every_poison_but_none_makes_labels_wrong(kind: str) -> None:
     assert (overlap == 1) == (kind == "none")
     assert overlap < 0.85 or kind == "none"
     assert dataclasses.replace(bad, masks=labels.masks) == labels or kind != "none"
+
+
+def test_poison_and_clean_updates_are_counted_apart() -> None:
+    def update(kind: str, promoted: bool, measured: bool, change: float) -> dict[str, Any]:
+        return {
+            "kind": kind,
+            "promoted": promoted,
+            "measured": measured,
+            "true_ap_before": 0.5,
+            "true_ap_after": 0.5 + change,
+        }
+
+    rows = [
+        update(CLEAN, True, True, 0.03),
+        update(CLEAN, False, True, 0.0),
+        update(CLEAN, False, False, 0.0),
+        update("dilated", False, False, 0.0),
+        update("swapped", True, True, -0.02),
+        update("score inflation", True, True, 0.01),
+    ]
+    summary = summarise_gate(rows)
+    assert summary["clean"] == {
+        "updates": 3,
+        "measured": 2,
+        "promoted": 1,
+        "worst": pytest.approx(0.03),
+        "refused_share": 0.5,
+    }
+    assert summary["poisoned"] == {"updates": 3, "measured": 2, "promoted": 2, "worst": pytest.approx(-0.02)}
+    assert summarise_gate(rows[3:])["clean"]["refused_share"] is None
 
 
 def test_the_benchmarks_are_offered_with_words() -> None:

@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from rise_msgs.action import FineTune
 from rise_msgs.msg import LearnerStatus
 from rise_msgs.srv import ListModels, ReloadModel, RollbackModel, SnapshotModel
-from ros_graph import Graph, status_text
+from ros_graph import PATIENCE, Graph, status_text
 from std_srvs.srv import SetBool, Trigger
 from tiny import tiny_config
 
@@ -249,13 +249,14 @@ def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
     client.send_goal_async(FineTune.Goal(iterations=100_000))
     robot.graph.wait(lambda: robot.status[-1].iteration > 0, "a step")
     os.kill(robot.process.pid, signal.SIGKILL)
-    robot.process.wait(10)
+    assert robot.process.wait(PATIENCE) == -signal.SIGKILL
     assert ModelStore(robot.models).serving().version == base
     robot.process = robot.start()
     robot.wait_for_status()
     assert robot.status[-1].serving_version == base
     assert not list(robot.models.glob(".incoming*"))
-    assert robot.process.stop() == 0
+    os.kill(robot.process.pid, signal.SIGINT)
+    assert robot.process.wait(PATIENCE) == 0
 
 
 @pytest.mark.slow
@@ -279,7 +280,7 @@ def test_without_anchors_it_says_what_is_missing(tmp_path, tiny_model):
             "model": str(tiny_model),
         }
         process = graph.start("learner_node", parameters)
-        assert process.wait(60) == 2
+        assert process.wait(PATIENCE) == 2
         assert "no labelled anchors to replay" in process.log_tail()
     finally:
         graph.close()

@@ -52,7 +52,6 @@ def test_what_a_model_does_not_see_is_tried_where_it_stands_bare(tmp_path: Path,
     assert labels.cause == Cause.MISSED
 
 
-@pytest.mark.xfail(reason="not seen to end since the learner was rewritten", strict=False)
 @pytest.mark.slow
 def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     anchors, out = tmp_path / "anchors", tmp_path / "out"

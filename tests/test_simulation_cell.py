@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +110,21 @@ def test_what_stands_in_the_tote_rises_above_the_empty_one(renderer) -> None:
     assert rises[~items].mean() < 0.02
     cell.take(tuple(cell.scene.labels))
     assert cell.rises(cell.look().depth).mean() < 0.01
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_a_process_that_has_rendered_can_train() -> None:
+    """PyTorch imports Triton with its first optimiser: after a software OpenGL a segmentation fault."""
+    code = (
+        "from rise_perception.simulation.render import Renderer\n"
+        "from rise_perception.simulation.cell import Cell, CellSettings\n"
+        "with Renderer(320, 240) as renderer:\n"
+        "    cell = Cell(CellSettings(1), renderer)\n"
+        "    cell.next_tote(0)\n"
+        "    cell.look()\n"
+        "import triton.runtime\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_settings_that_cannot_be_are_refused() -> None:

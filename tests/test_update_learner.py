@@ -409,7 +409,7 @@ def test_labels_that_are_all_too_large_are_seen_through_without_training(
     learner = untrained.learner(tmp_path, 24, dilated)
     update = learner.update()
     assert not update.decision.accepted
-    assert "they are too large" in update.decision.reason
+    assert "too large" in update.decision.reason
     assert update.candidate is None
     assert learner.memory.looks == 0  # nothing was measured
     assert not learner.is_due()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import importlib.util
 import os
 import sys
 from typing import Any
@@ -19,6 +23,7 @@ def mujoco() -> Any:
     """
     if sys.platform.startswith("linux"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+    _load_triton()
     # One software-rendering thread a process: the generator runs one process a core.
     os.environ.setdefault("LP_NUM_THREADS", "1")
     try:
@@ -31,6 +36,18 @@ def mujoco() -> Any:
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         raise no_opengl(error) from error
     return mujoco
+
+
+@functools.cache
+def _load_triton() -> None:
+    """Load Triton, where it is installed, before OpenGL.
+
+    PyTorch imports it when the first optimiser is made, and it has an LLVM of its own: with that of a
+    software OpenGL in the process already, the import is a segmentation fault. The other way round both work.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        with contextlib.suppress(Exception):  # whoever wants it will say what is wrong with it
+            importlib.import_module("triton")
 
 
 def no_opengl(error: Exception) -> MissingDependencyError:

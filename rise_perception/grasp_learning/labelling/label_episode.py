@@ -135,13 +135,16 @@ class _Case:
             return _Found(Verdict.EMPTY, Cause.AS_REPORTED, "nothing changed")
         if (intruder := self._intruder()) is not None:
             return intruder
-        if outcome in (Outcome.EMPTY, Outcome.DROPPED) or (outcome == Outcome.UNKNOWN and self._landed()):
+        if outcome in (Outcome.EMPTY, Outcome.DROPPED):
             return self._moved()
+        if outcome == Outcome.UNKNOWN and self._landed():
+            return self._explained() or self._moved()
         if not self.left:
-            return _rejected(Cause.AMBIGUOUS, "something appeared, and nothing left")
+            return self._explained() or _rejected(Cause.AMBIGUOUS, "something appeared, and nothing left")
         if outcome == Outcome.DOUBLE:
             return self._double(Cause.AS_REPORTED, "two items left, as reported")
-        return self._single()
+        found = self._single()
+        return (self._explained() or found) if found.cause == Cause.AMBIGUOUS else found
 
     # -- the cases ---------------------------------------------------------------------------------
 
@@ -202,6 +205,28 @@ class _Case:
             return _rejected(Cause.AMBIGUOUS, "the change is faint, and no prediction agrees with it")
         return self._corrected(item, row)
 
+    def _explained(self) -> _Found | None:
+        """Without depth: the one prediction that is gone, where hardly anything else clearly changed."""
+        changed = self.change.left | self.change.appeared
+        clear = changed & (self.change.evidence > CLEARLY)
+        gone = [
+            row
+            for row, mask in enumerate(self.predicted)
+            if (changed & mask).sum() >= GONE * mask.sum()
+            and (
+                np.median(self.change.evidence[mask]) >= CLEARLY
+                or (changed & mask).sum() >= INSIDE * changed.sum()
+            )
+        ]
+        if len(gone) != 1 or (self.target is not None and gone != [self.target]):
+            return None
+        mask = self.predicted[gone[0]]
+        near = cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+        told = (mask & self.change.measured).sum() >= 0.3 * mask.sum()  # by depth, which found otherwise
+        if told or (clear & ~near).sum() > (1 - INSIDE) * mask.sum() or self._is_cut(mask):
+            return None
+        return _Found(Verdict.CONFIRMED, Cause.AGREES, "one prediction is gone, and no other", (mask,))
+
     def _corrected(self, item: np.ndarray, row: int) -> _Found:
         """A clean change that no prediction agrees with: in which way was it predicted wrongly?"""
         size = int(item.sum())
@@ -224,6 +249,8 @@ class _Case:
                 Cause.AMBIGUOUS, f"{len(parts)} predictions changed: a pile that slid, not one item"
             )
         if len(parts) > 1 and len(parts) == len(touched):
+            if any(np.median(self.change.evidence[part]) < CLEARLY for part in parts):
+                return _rejected(Cause.AMBIGUOUS, "a part of what was predicted as several hardly differs")
             reason = f"the item was predicted as {len(parts)}"
             return _Found(Verdict.CORRECTED, Cause.OVER_SEGMENTED, reason, (item,))
         if len(parts) == 1 and len(touched) == 1:

@@ -19,17 +19,17 @@ from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabel
 #: Multiples of the median difference from which a pixel differs, and the least limits: brightness in [0, 255]
 #: and metres.
 TIMES_NOISE, LEAST_COLOUR, LEAST_DEPTH = 4.0, 8.0, 0.003
-#: A label of which less has changed shows nothing that left.
-STAYED = 0.3
+#: A label of which less has changed shows no item that left; of labels that are right, nearly all has.
+STAYED = 0.5
 #: Labels below which nothing is concluded about all of them.
 MIN_LABELS = 6
 #: What changed around a label counts as such where it differs by this share of the label's median, at least:
 #: shadows and light that came along are fainter.
 AS_CLEAR = 0.5
-#: Share of the labels that may show nothing that left, before none is believed.
-MAX_STAYED = 0.25
-#: Median share of a label that has to have changed, and median size of what changed around it.
-MIN_GONE, MAX_BESIDE = 0.7, 0.5
+#: Share of the labels of which less than MIN_GONE may have changed, before none is believed.
+MAX_STAYED, MIN_GONE = 0.25, 0.7
+#: Median size of what changed around a label, as a share of the label's.
+MAX_BESIDE = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Removal:
 
     @property
     def contradicted(self) -> bool:
-        """Nothing left where the label is."""
+        """Most of what the label holds has stayed."""
         return self.gone < STAYED
 
 
@@ -105,14 +105,9 @@ def systematic_removal_fault(found: Sequence[Removal]) -> str:
     """Why labels cannot be right together; empty where nothing speaks against them."""
     if len(found) < MIN_LABELS:
         return ""
-    stayed = sum(removal.contradicted for removal in found)
+    stayed = sum(removal.gone < MIN_GONE for removal in found)
     if stayed > MAX_STAYED * len(found):
-        return f"nothing left where {stayed} of {len(found)} labels say that an item did"
-    gone = float(np.median([removal.gone for removal in found]))
-    if gone < MIN_GONE:
-        return (
-            f"of what {len(found)} labels hold, {1 - gone:.0%} has stayed: they are too large, or elsewhere"
-        )
+        return f"much of what {stayed} of {len(found)} labels hold has stayed: too large, or elsewhere"
     beside = float(np.median([removal.beside for removal in found]))
     if beside > MAX_BESIDE:
         return f"around {len(found)} labels {beside:.0%} of their size has left as well: they hold a part"

@@ -30,7 +30,7 @@ USUAL_RELIABILITY = 0.987
 #: Labels that are judged together: what was wrong in a cell once is mended some day.
 NEWEST = 60
 #: Why an episode is left out whose frames contradict its label.
-CONTRADICTED = "nothing left where the label is"
+CONTRADICTED = "most of what the label holds has stayed"
 
 
 class EpisodeCheck:
