@@ -143,7 +143,8 @@ def test_a_killed_recorder_leaves_what_it_had_and_a_second_one_starts_anew(
 
 
 def test_demo_segments_every_frame_of_a_bag_and_measures(bag, tiny_model, tmp_path):
-    result = rise("demo", bag, "--model", tiny_model, "--out", "report", cwd=tmp_path)
+    said = ("--sentence", "the largest thing")
+    result = rise("demo", bag, "--model", tiny_model, "--out", "report", *said, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = tmp_path / "report"
     with BagReader(out / "result") as reader:
@@ -154,7 +155,7 @@ def test_demo_segments_every_frame_of_a_bag_and_measures(bag, tiny_model, tmp_pa
     assert any(np.isfinite(i.centroid.z) for i in first.instances)
     assert len(list((out / "overlays").glob("*.png"))) == 6
     report = (out / "report.html").read_text()
-    for part in ("AP50", "Latency", "rise demo", "tiny_rgb-"):
+    for part in ("AP50", "Latency", "rise demo", "tiny_rgb-", "The sentence", "rise_refer_small-"):
         assert part in report
     for name in ("result", "overlays", "report.html"):
         assert f"report/{name}" in result.stdout

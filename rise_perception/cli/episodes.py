@@ -19,6 +19,7 @@ examples:
   rise episodes ~/.rise_perception/episodes --out out/episodes
   rise episodes ../shared/data/tote_removal --out out/removal
   rise episodes store_of_robot_2 --merge-into all_robots
+  rise episodes ~/.rise_perception/episodes --sentences data/grasps
 
 Of pictures, each is the scene after the grasp that followed the one before; what was grasped is not known.
 Each picture shows before, after, what was predicted, and what follows: what left (red) and appeared (blue),
@@ -34,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge-into", type=Path, metavar="STORE", help="copy the episodes into this store, each once"
     )
     parser.add_argument(
+        "--sentences",
+        type=Path,
+        metavar="DIR",
+        help="write what the grasps say about sentences, as data for `rise train` of a referring model",
+    )
+    parser.add_argument(
         "--model", default="auto", metavar="M", help="predicts on pictures: folder, name, or none (auto)"
     )
 
@@ -42,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """List, draw and merge; 2 when an episode was damaged."""
     from rise_perception.data.images import write_image
     from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
+    from rise_perception.grasp_learning.labelling.grasp_sentences import write_grasp_sentences
     from rise_perception.grasp_learning.labelling.pictures import draw_episode
 
     store = _store(args.source)
@@ -59,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"{args.merge_into}: {target.merge(store)} episodes are new")
     for verdict, count in sorted(counts.items()):
         print(f"{count:6} {verdict}")
+    if args.sentences:
+        found = write_grasp_sentences(args.sentences, _of_store(store) if store else ())
+        print(f"{args.sentences}: " + ", ".join(f"{count} {what}" for what, count in sorted(found.items())))
     damaged = store.damaged() if store else []
     for sentence in damaged:
         print(f"left out: {sentence}")

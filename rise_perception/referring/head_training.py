@@ -15,6 +15,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from rise_perception.core.errors import DataError
+from rise_perception.language.meaning import Meaning
 from rise_perception.language.parser import parse
 from rise_perception.language.vocabulary import NotUnderstood
 from rise_perception.referring.config import ReferringSteps
@@ -29,6 +30,8 @@ from rise_perception.training.train_state import load_state, save_state
 
 #: Of a batch, so many masks take part in the pixel loss, whose convolution costs more than all the rest.
 _DRAWN = 8
+#: No probability of a prior counts less than this where the prior was wrong.
+_DOUBT = 1e-2
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ def make_examples(
         target = np.zeros(len(scene) + 1, np.float32)
         target[list(rows) or [-1]] = 1 / max(1, len(rows))
         mask = overlap = None
-        if len(pair.labels) <= 1:
+        if pair.wrong:
+            target = _anything_but(truth.instances_of(pair.wrong), len(scene), belief)
+        elif len(pair.labels) <= 1:
             columns = [int(np.flatnonzero(truth.ids == label)[0]) for label in pair.labels]
             mask = truth.masks[columns[0]] if columns else np.zeros(scene.picture.shape[1:], np.uint8)
             if columns:
@@ -120,6 +125,14 @@ def make_examples(
     if not examples:
         raise DataError("there is no sentence to learn from")
     return examples
+
+
+def _anything_but(wrong: Sequence[int], count: int, belief: Meaning | None) -> np.ndarray:
+    """(N + 1,) what is meant where it is known of instances that they are not: the prior without them."""
+    chances = np.ones(count + 1) if belief is None else np.append(belief.unique, belief.none)
+    chances = chances.clip(_DOUBT, 1)
+    chances[list(wrong)] = 0.0
+    return np.asarray(chances / chances.sum(), np.float32)
 
 
 def train_head(

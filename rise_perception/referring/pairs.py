@@ -27,11 +27,13 @@ class Pair:
         image: index of the image.
         sentence: the words.
         labels: ids of the items that it fits: one, none, or several.
+        wrong: ids of items that it does not mean, where that is all that is known; ``labels`` is empty then.
     """
 
     image: int
     sentence: str
     labels: tuple[int, ...]
+    wrong: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ class ToteWorldPairs:
             notes = content["annotations"]
             index = {image["file_name"]: k for k, image in enumerate(self._images)}
             by_id = {image["id"]: k for k, image in enumerate(self._images)}
-            self._kinds: list[dict[int, str]] = [{} for _ in self._images]
+            self._kinds: list[dict[int, str | None]] = [{} for _ in self._images]
             for note in notes:
                 if note.get("label"):
-                    self._kinds[by_id[note["image_id"]]][int(note["label"])] = str(note.get("kind", ""))
+                    self._kinds[by_id[note["image_id"]]][int(note["label"])] = note.get("kind")
         except OSError as error:
             raise DataError(f"{coco} cannot be read ({error.strerror}); it belongs to {path}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -143,12 +145,16 @@ class ToteWorldPairs:
             raise DataError(f"{where}: image {line['file_name']!r} is not in the COCO file beside it")
         image = index[line["file_name"]]
         given = line.get("labels", [] if line["label"] is None else [line["label"]])
-        if not isinstance(given, list) or not all(type(label) is int for label in given):
-            raise DataError(f"{where}: labels {given!r}; expected whole numbers")
-        unknown = [label for label in given if label not in self._kinds[image]]
+        wrong = line.get("not", [])
+        for labels in (given, wrong):
+            if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+                raise DataError(f"{where}: labels {labels!r}; expected whole numbers")
+        if given and wrong:
+            raise DataError(f'{where}: it says what is meant, and what is not; leave "not" out')
+        unknown = [label for label in (*given, *wrong) if label not in self._kinds[image]]
         if unknown:
             raise DataError(f"{where}: its image has no item with the label {unknown[0]}")
-        return Pair(image, line["sentence"], tuple(given))
+        return Pair(image, line["sentence"], tuple(given), tuple(wrong))
 
     def __getitem__(self, index: int) -> ReferringImage:
         entry = self._images[index]
@@ -170,5 +176,5 @@ class ToteWorldPairs:
             image,
             depth,
             {label: labels == label for label in self._kinds[index]},
-            {label: KIND_OF_SHAPE.get(shape, "") for label, shape in self._kinds[index].items()},
+            {k: KIND_OF_SHAPE.get(str(s), "") for k, s in self._kinds[index].items() if s is not None},
         )
