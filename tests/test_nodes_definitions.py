@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-pytest.importorskip("rclpy")
+rclpy = pytest.importorskip("rclpy")
+
+from rise_perception.nodes.node_process import free_domain  # noqa: E402
+
 pytestmark = pytest.mark.slow
 
+Run = Callable[[str], list[Any]]
 DEFINITIONS = {
     "TFMessage": "geometry_msgs/TransformStamped[] transforms\n",
     "Status": (
@@ -46,9 +51,9 @@ MANIFEST = f"""\
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory):
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Runs a script where both messages can be imported; gives what it prints, as JSON."""
-    prefix = Path(importlib.util.find_spec("rclpy").origin).parents[4]
+    prefix = Path(rclpy.__file__).parents[4]
     if not (prefix / "share/rosidl_cmake").is_dir() or shutil.which("cmake", path=_path(prefix)) is None:
         pytest.skip("the generators of interfaces are not installed")
     folder = tmp_path_factory.mktemp("definitions")
@@ -81,24 +86,19 @@ def run(tmp_path_factory: pytest.TempPathFactory):
         "ROS_DOMAIN_ID": str(free_domain()),
     }
 
-    def call(script: str) -> dict:
+    def call(script: str) -> list[Any]:
         done = subprocess.run(
             [sys.executable, "-c", PREAMBLE + script], env=env, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
 
     return call
 
 
 def _path(prefix: Path) -> str:
     return os.pathsep.join([f"{prefix}/bin", os.environ["PATH"]])
-
-
-def free_domain() -> int:
-    from rise_perception.nodes.node_process import free_domain as free
-
-    return free()
 
 
 PREAMBLE = """
@@ -118,7 +118,7 @@ def until(condition):
 """
 
 
-def test_transforms_come_from_the_topics_of_tf(run):
+def test_transforms_come_from_the_topics_of_tf(run: Run) -> None:
     told = run("""
 from geometry_msgs.msg import TransformStamped
 from rise_perception.core.errors import TransformError
@@ -149,7 +149,7 @@ print(json.dumps(there().tolist()))
     assert told[2][2] == pytest.approx(1.0)
 
 
-def test_an_active_node_has_a_heartbeat_and_says_when_it_goes(run):
+def test_an_active_node_has_a_heartbeat_and_says_when_it_goes(run: Run) -> None:
     told = run("""
 from rise_perception.nodes.heartbeat import Heartbeat
 heard = []
@@ -176,6 +176,6 @@ def test_without_the_package_there_is_no_heartbeat(monkeypatch: pytest.MonkeyPat
     from rise_perception.nodes import heartbeat
 
     monkeypatch.setattr(heartbeat, "Status", None)
-    silent = heartbeat.Heartbeat(None)  # type: ignore[arg-type]
+    silent = heartbeat.Heartbeat(None)
     silent.start()
     silent.stop()
