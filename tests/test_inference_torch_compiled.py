@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from rise_perception.inference.engines import autoselect
-from rise_perception.inference.engines.backends.torch_compiled import TorchCompiled
+from rise_perception.inference.engines.backends.torch_compiled import TorchCompiled, export_program
 from rise_perception.inference.engines.build import Built, build_engine, find_engine
 from rise_perception.inference.engines.cache import EngineCache
+from rise_perception.inference.engines.export_module import ExportModule
 from rise_perception.inference.engines.feeds import feeds_of, stored_frames
 from rise_perception.inference.engines.runner import EngineError, RuntimeUnavailableError, processor_flags
 from rise_perception.inference.engines.spec import ExportSpec
 from rise_perception.inference.segmenter import Segmenter
 from rise_perception.network.checkpoint import load_model
+from rise_perception.network.deformable_attention import sample_levels
 
 pytestmark = pytest.mark.slow
 SIZE = (120, 128)
@@ -103,6 +105,21 @@ def test_without_a_compiler_it_says_so_and_an_engine_of_the_cache_still_serves(
     with pytest.raises(RuntimeUnavailableError, match="needs a C\\+\\+ compiler"):
         build(tiny_model, EngineCache(tmp_path / "empty"))
     assert build(tiny_model, EngineCache(folder)).from_cache
+
+
+def test_in_half_precision_the_program_computes_what_autocast_does(tiny_model: Path) -> None:
+    network, _ = load_model(tiny_model)
+    spec, device = ExportSpec((96, 128), SIZE, precision="bf16"), torch.device("cpu")
+    module = export_program(network, spec, device).module()
+    (feeds,) = feeds_of(spec, network.config.input, stored_frames(SIZE, 1))
+    image = torch.from_numpy(feeds["input"])
+    eager = ExportModule(network, spec, sample=sample_levels).eval()
+    with torch.no_grad():
+        got, exact = module(image), eager(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = eager(image)
+    assert (got[2] - half[2]).abs().max() < 1e-5  # boxes
+    assert (exact[2] - half[2]).abs().max() > 1e-5
 
 
 def test_a_precision_that_the_processor_does_not_compute_is_refused_before_anything_is_compiled(

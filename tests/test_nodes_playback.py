@@ -217,5 +217,7 @@ def test_bench_node_measures_every_part(tiny_model, tmp_path):
     total = rows["image to label map, without the network"]["median_ms"]
     assert total >= max(rows[name]["median_ms"] for name in parts)
     assert rows["... and to the instances"]["median_ms"] > total
-    assert "aim: " in result.stdout
+    assert "640x480, " in result.stdout
+    assert "below 7 ms" in result.stdout
     assert rise("bench", "node", "--frames", 0).returncode == 2
+    assert "--size is 8x8" in rise("bench", "node", "--size", "8x8").stderr

@@ -32,7 +32,9 @@ defaults is `config/<node>.yaml`; give your own to the launch files with `params
   `.../rect/...`), after region of interest and binning. D is not applied: subscribe to the rectified image of
   a lens that needs it.
 - A lifecycle manager that is there when the segmentation node starts is left to configure and activate it;
-  where it may come later, set `autostart: false`. There is no bond: nav2's manager needs `bond_timeout: 0.0`.
+  where it may come later, set `autostart: false`. Where ROS's package `bond` is installed, an active
+  segmentation node beats on the topic `bond` of its namespace under its name, as nav2's manager in the same
+  namespace expects it with its own `bond_timeout`; without the package the manager needs `bond_timeout: 0.0`.
 """
 
 

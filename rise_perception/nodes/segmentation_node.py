@@ -27,6 +27,7 @@ from rise_perception.nodes.diagnostics import ERROR, OK, WARN, Condition, Diagno
 from rise_perception.nodes.engine_action import EngineAction
 from rise_perception.nodes.foreground_service import ForegroundService
 from rise_perception.nodes.frames import FrameReader
+from rise_perception.nodes.heartbeat import Heartbeat
 from rise_perception.nodes.inputs import CameraInputs
 from rise_perception.nodes.lifecycle import managers, reported
 from rise_perception.nodes.model_service import ModelService
@@ -74,6 +75,7 @@ class SegmentationNode(LifecycleNode):
         self._image_size: tuple[int, int] | None = None
         self._failure = ""
         self._rate = InputRate()
+        self._heartbeat = Heartbeat(self)
         self._transforms = Transforms(self)
         self._places = Places(self._transforms)
         self._diagnostics = Diagnostics(self, self._conditions)
@@ -131,6 +133,7 @@ class SegmentationNode(LifecycleNode):
         self._announced = None
         self._announce()
         self._active = True
+        self._heartbeat.start()
         self.get_logger().info(f"serving {self._segmenter.version}; camera {self._inputs.color_topic}")
         return result
 
@@ -159,6 +162,7 @@ class SegmentationNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribes from the camera and lets the frame in work finish."""
         self._active = False
+        self._heartbeat.stop()
         if self._inputs is not None:
             self._inputs.close()
         with self._busy:
@@ -209,6 +213,7 @@ class SegmentationNode(LifecycleNode):
 
     def _release(self) -> None:
         self._active = False
+        self._heartbeat.stop()
         self._diagnostics.watch()
         if self._inputs is not None:
             self._inputs.close()

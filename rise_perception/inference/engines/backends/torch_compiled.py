@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rise_perception.core.errors import RiseError
 from rise_perception.inference.engines.backends.torch import autocast, check_precision
 from rise_perception.inference.engines.export_module import ExportModule
 from rise_perception.inference.engines.runner import (
@@ -79,18 +80,16 @@ class TorchCompiled:
 
         self.check(spec.precision)
         check_compiler()
-        progress("export", math.nan)
-        module = ExportModule(network, spec, sample=sample_levels).eval().to(self._device)
-        module.network.to(memory_format=torch.channels_last)
-        example = tuple(value.to(self._device) for value in module.example().values())
         with _quiet(), _own_folder() as folder:
             try:
-                with torch.no_grad(), autocast(spec.precision, self._device):
-                    program = torch.export.export(module, example)
+                progress("export", math.nan)
+                program = export_program(network, spec, self._device)
                 progress("build", math.nan)
                 package = folder / "engine.pt2"
                 aoti_compile_and_package(program, package_path=str(package), inductor_configs=dict(SETTINGS))
                 return package.read_bytes()
+            except RiseError:  # no network that can be exported
+                raise
             except Exception as error:  # one of many of torch's own
                 raise EngineError(
                     f"torch cannot compile the network here: {_first_line(error)}; use torch"
@@ -129,6 +128,19 @@ class TorchCompiledRunner:
             results: tuple[Tensor, ...] = self._model(*inputs)
             floats = [part if part.dtype == torch.int64 else part.float() for part in results]
             return DecodedQueries(*(part.cpu().numpy() for part in floats))
+
+
+def export_program(
+    network: nn.Module, spec: ExportSpec, device: torch.device
+) -> torch.export.ExportedProgram:
+    """The network as a program for one device; in half precision with the casts that autocast makes."""
+    module = ExportModule(network, spec, sample=sample_levels).eval().to(device)
+    module.network.to(memory_format=torch.channels_last)
+    example = tuple(value.to(device) for value in module.example().values())
+    with torch.no_grad(), autocast(spec.precision, device):
+        program = torch.export.export(module, example)
+        # An exported program does not know of autocast until its operators are traced once more.
+        return program if spec.precision == "fp32" else program.run_decompositions({})
 
 
 def check_compiler() -> None:
