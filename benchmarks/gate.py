@@ -161,7 +161,7 @@ def _inflated(learner: OnlineLearner) -> _Ended:
                 if "class" in name and name.endswith("bias"):
                     parameter.add_(INFLATED_BY)
         card = save_model(place, network, card)
-        card, decision, _, _ = learner.judge(place, card, learner.heldout(), Event())
+        card, decision, _, _ = learner.evaluate_candidate(place, card, learner.heldout(), Event())
         if decision.accepted:
             learner.models.add(place, card, {"parent": serving.version, "accepted": True})
     if decision.accepted:

@@ -52,7 +52,7 @@ class Restless(learner_node.LearnerNode):
         self._learner.survey()
         scenes = self._learner.scenes
         scenes.max_looks = 10**6
-        return learner_node.Job([e.id for e in self._learner.episodes.entries() if not scenes.judges(e)])
+        return learner_node.Job([e.id for e in self._learner.episodes.entries() if not scenes.holds_out(e)])
 
     def _update(self, job):
         config = self._learner.config  # other weights in every update: a version is promoted once

@@ -55,17 +55,17 @@ def test_grasps_of_a_tote_are_one_scene_and_every_second_scene_judges(
     scenes = split(tmp_path, store)
     names = [scenes.scene(entry) for entry in store.entries()]
     assert [names.index(name) // 3 for name in names] == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
-    assert [scenes.judges(entry) for entry in store.entries()] == ([True] * 3 + [False] * 3) * 2
+    assert [scenes.holds_out(entry) for entry in store.entries()] == ([True] * 3 + [False] * 3) * 2
 
 
 def test_a_side_outlasts_the_process_and_the_episodes_that_opened_the_scene(
     store: EpisodeStore, tmp_path: Path
 ) -> None:
-    sides = {e.id: split(tmp_path, store).judges(e) for e in store.entries()}
+    sides = {e.id: split(tmp_path, store).holds_out(e) for e in store.entries()}
     for entry in store.entries()[::3]:
         store.remove(entry)
     again = split(tmp_path, store)
-    assert all(again.judges(entry) == sides[entry.id] for entry in store.entries())
+    assert all(again.holds_out(entry) == sides[entry.id] for entry in store.entries())
     (tmp_path / SCENES).write_text('{"scenes": 3')
     assert len({split(tmp_path, store).scene(entry) for entry in store.entries()}) == 4
 
@@ -74,15 +74,15 @@ def test_a_scene_retires_after_its_looks_and_never_judges_again(store: EpisodeSt
     scenes = split(tmp_path, store)
     first = scenes.scene(store.entries()[0])
     scenes.looked([first])
-    assert scenes.judges(store.entries()[0])
+    assert scenes.holds_out(store.entries()[0])
     scenes.looked([first])
-    assert not scenes.judges(store.entries()[0])
+    assert not scenes.holds_out(store.entries()[0])
     assert json.loads((tmp_path / SCENES).read_text())["scenes"][first] == {
         "judges": False,
         "looks": 2,
         "retired": True,
     }
-    assert not split(tmp_path, store).judges(store.entries()[0])
+    assert not split(tmp_path, store).holds_out(store.entries()[0])
 
 
 def test_stamps_of_real_time_are_read(tmp_path: Path) -> None:

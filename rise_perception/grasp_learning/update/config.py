@@ -24,7 +24,7 @@ class LearnerConfig:
         heldout_fraction: fraction of the scenes (totes, piles) whose episodes judge, and are never learned
             from while they do.
         max_looks: candidates after which a scene has judged enough, and teaches.
-        max_heldout: the newest of the judging episodes that are looked at.
+        max_heldout: the newest held-out episodes that are looked at.
         device: where networks run.
     """
 

@@ -145,7 +145,7 @@ class OnlineLearner:
         new = sum(self._is_new(entry) for entry in usable)
         if new < self.config.min_new:
             return f"{new} new episodes teach something, min_new is {self.config.min_new}"
-        return self._too_few_judges([e for e in usable if self.scenes.judges(e)])
+        return self._too_few_heldout([e for e in usable if self.scenes.holds_out(e)])
 
     def pause(self, paused: bool) -> None:
         """Stop or resume; outlasts the process."""
@@ -185,10 +185,10 @@ class OnlineLearner:
 
     def _is_new(self, entry: Entry) -> bool:
         known = entry.id in self.memory.learned or entry.id in self.memory.tried
-        return not known and not self.scenes.judges(entry)
+        return not known and not self.scenes.holds_out(entry)
 
-    def _too_few_judges(self, judging: Sequence[Entry]) -> str:
-        count, scenes = len(judging), len({self.scenes.scene(e) for e in judging})
+    def _too_few_heldout(self, heldout: Sequence[Entry]) -> str:
+        count, scenes = len(heldout), len({self.scenes.scene(e) for e in heldout})
         gate = self.config.gate
         if count >= gate.min_heldout and scenes >= gate.min_scenes:
             return ""
@@ -307,7 +307,7 @@ class OnlineLearner:
         if iterations:
             budget = dataclasses.replace(budget, iterations=iterations)
         with self.models.workplace() as place:
-            source = (self.episodes, training, self._known(training, judging=False))
+            source = (self.episodes, training, self._known(training, heldout=False))
             try:
                 card, steps = train_candidate(
                     budget, base, self.config.anchors, source, place, report, stop, self.config.device
@@ -317,7 +317,7 @@ class OnlineLearner:
                 self._conclude(failed, training, {"parent": serving.version})
                 return failed
             report(Progress("validating", steps, budget.iterations))
-            card, decision, before, candidate = self.judge(place, card, heldout, stop)
+            card, decision, before, candidate = self.evaluate_candidate(place, card, heldout, stop)
             card = dataclasses.replace(card, metrics={**card.metrics, **self._head()})
             facts = {
                 "parent": serving.version,
@@ -350,7 +350,7 @@ class OnlineLearner:
         self._conclude(result, training, measured)
         return result
 
-    def judge(
+    def evaluate_candidate(
         self, place: Path, card: ModelCard, heldout: list[Entry], stop: Event
     ) -> tuple[ModelCard, GateDecision, Measured, Measured]:
         """The gate's decision on the candidate in ``place``, interpolated where it forgets.
@@ -422,19 +422,19 @@ class OnlineLearner:
 
     def heldout(self) -> list[Entry]:
         """The episodes that judge, the newest first."""
-        judging = [e for e in self._entries() if self._trusted(e) and self.scenes.judges(e)]
-        return judging[::-1][: self.config.max_heldout]
+        heldout = [e for e in self._entries() if self._trusted(e) and self.scenes.holds_out(e)]
+        return heldout[::-1][: self.config.max_heldout]
 
     def _chosen(self, ids: Sequence[str]) -> tuple[list[Entry], list[Entry], str]:
         """Held-out episodes, those to learn from, and why none of them can be believed."""
         entries = self._entries()
         good = [entry for entry in entries if self._trusted(entry)]
         if fault := self._check.fault(self._believed(entries)):
-            return [], [e for e in entries if not self.scenes.judges(e)], fault
-        judging = [e for e in good if self.scenes.judges(e)]
-        if problem := self._too_few_judges(judging):
+            return [], [e for e in entries if not self.scenes.holds_out(e)], fault
+        heldout = [e for e in good if self.scenes.holds_out(e)]
+        if problem := self._too_few_heldout(heldout):
             raise TooFewEpisodesError(problem)
-        training = [e for e in good if not self.scenes.judges(e)]
+        training = [e for e in good if not self.scenes.holds_out(e)]
         if ids:
             unknown = sorted(set(ids) - {e.id for e in training})
             if unknown:
@@ -445,26 +445,26 @@ class OnlineLearner:
         if not training:
             raise TooFewEpisodesError("no stored episode teaches anything; capture more grasps")
         training = sampled(training, self.config.max_episodes, self._is_new, seed=len(self.memory.tried))
-        both = [*judging, *training]
+        both = [*heldout, *training]
         faulty, fault = faulty_scenes(self.episodes, both, self.scenes.scene)
         if fault:
-            return judging, training, fault
-        judging = [e for e in judging if self.scenes.scene(e) not in faulty]
+            return heldout, training, fault
+        heldout = [e for e in heldout if self.scenes.scene(e) not in faulty]
         training = [e for e in training if self.scenes.scene(e) not in faulty]
-        if problem := self._too_few_judges(judging):
-            return judging, training, f"{len(faulty)} scenes have outlines beside the edges; {problem}"
-        return judging[::-1][: self.config.max_heldout], training, ""
+        if problem := self._too_few_heldout(heldout):
+            return heldout, training, f"{len(faulty)} scenes have outlines beside the edges; {problem}"
+        return heldout[::-1][: self.config.max_heldout], training, ""
 
-    def _known(self, chosen: list[Entry], judging: bool) -> dict[str, KnownItems]:
+    def _known(self, chosen: list[Entry], heldout: bool) -> dict[str, KnownItems]:
         """What is certain in the frames of episodes that all judge, or all teach."""
         every = self.episodes.entries()
-        side = [e for e in every if self.scenes.judges(e) == judging and not self._check.contradicts(e)]
+        side = [e for e in every if self.scenes.holds_out(e) == heldout and not self._check.contradicts(e)]
         return known_items(self.episodes, beside(side, chosen))
 
     def _read(
         self, entries: list[Entry]
     ) -> Iterator[tuple[Episode, Sequence[ItemMask], np.ndarray | None, str]]:
-        known = self._known(entries, judging=True)
+        known = self._known(entries, heldout=True)
         for entry in entries:
             episode, labels = self.episodes.read(entry)
             yield episode, known[entry.id].before, refuted_mask(episode, labels), self.scenes.scene(entry)

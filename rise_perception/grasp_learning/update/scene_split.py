@@ -35,7 +35,7 @@ class SceneRecord:
         retired: it judged once, and teaches now.
     """
 
-    judges: bool
+    heldout: bool
     looks: int = 0
     retired: bool = False
 
@@ -87,10 +87,10 @@ class SceneSplit:
         """The scene of an episode; one that was never seen is a scene of its own."""
         return self._of.get(entry.id, entry.id)
 
-    def judges(self, entry: Entry) -> bool:
+    def holds_out(self, entry: Entry) -> bool:
         """Whether an episode validates instead of teaching."""
         record = self._scenes.get(self.scene(entry))
-        return record is not None and record.judges
+        return record is not None and record.heldout
 
     def looks(self, scenes: Iterable[str]) -> int:
         """Most candidates that one of these scenes has validated."""
@@ -101,14 +101,14 @@ class SceneSplit:
         for name in set(scenes) & self._scenes.keys():
             looks = self._scenes[name].looks + 1
             over = looks >= self.max_looks
-            self._scenes[name] = replace(self._scenes[name], looks=looks, judges=not over, retired=over)
+            self._scenes[name] = replace(self._scenes[name], looks=looks, heldout=not over, retired=over)
         self._save()
 
     def _open(self, first: Entry) -> str:
         """A new scene, which judges where too few do."""
-        active = sum(record.judges for record in self._scenes.values())
+        active = sum(record.heldout for record in self._scenes.values())
         count = sum(not record.retired for record in self._scenes.values()) + 1
-        self._scenes[first.id] = SceneRecord(judges=active + 1 <= math.floor(count * self.fraction + 0.5))
+        self._scenes[first.id] = SceneRecord(heldout=active + 1 <= math.floor(count * self.fraction + 0.5))
         return first.id
 
     def _load(self) -> None:
