@@ -71,6 +71,7 @@ BENCH_ROWS: dict[str, set[str]] = {
     "threshold": {TEACHING + "selector", TEACHING + "class_threshold"},
     "quantile": {TEACHING + "selector"},
     "reversed": {TEACHING + "selector"},
+    "policy": {TEACHING + "selector"},
     "same_view": VIEW | {"sequences.depth_noise"},
     "same_geometry": VIEW,
     "same_depth": {"sequences.depth_noise"},

@@ -78,7 +78,7 @@ def test_a_scene_retires_after_its_looks_and_never_judges_again(store: EpisodeSt
     scenes.looked([first])
     assert not scenes.holds_out(store.entries()[0])
     assert json.loads((tmp_path / SCENES).read_text())["scenes"][first] == {
-        "judges": False,
+        "heldout": False,
         "looks": 2,
         "retired": True,
     }

@@ -94,8 +94,8 @@ def _pictures(taught: Taught) -> Section:
         truth = _drawn(sample, taught.after.pairs[index].truth)
         before = _side(sample, taught.before, index)
         after = _side(sample, taught.after, index)
-        row = side_by_side((truth, before, after), (f"{sample.name}: truth", "before", "after"))
-        shown.append(Picture.of(row, sample.name))
+        row = side_by_side((truth, before, after), ("truth", "before", "after"))
+        shown.append(Picture.of(row, f"{sample.name}: truth, before, after"))
     return Section("Before and after", "At the threshold that is best for each.", pictures=shown)
 
 
