@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +14,23 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:  # a worker for each core: threads of torch would only queue up
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.nice(
+        19
+    )  # what lowers its own priority, as builds in the background do, must not starve beside the others
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Order and group the tests for pytest-xdist's ``--dist loadgroup``.
 
-    Tests that share something made once per module (a node, a trained model) go to one process, all others
+    Tests of a file that share something made once (a node, a trained model) go to one process, all others
     to whichever is free. What is slow begins first, so that no process ends long after the others.
     """
     if not WORKER:
         return
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        shared = sorted(_module_fixtures(item))
-        group = f"{item.location[0]}:{shared[0]}" if shared else item.nodeid
+        shared = _shares(item)
+        group = item.location[0] if shared else item.nodeid
         if shared:
             item.add_marker(pytest.mark.xdist_group(group))
         groups.setdefault(group, []).append(item)
@@ -38,12 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = [item for group in sorted(groups.values(), key=weight, reverse=True) for item in group]
 
 
-def _module_fixtures(item: pytest.Item) -> Iterable[str]:
-    """Names of the fixtures of module scope that a test uses, itself or through others."""
+def _shares(item: pytest.Item) -> bool:
+    """True when a test uses a fixture of module scope, itself or through others."""
     used = getattr(item, "_fixtureinfo", None)
-    for name, definitions in used.name2fixturedefs.items() if used else ():
-        if any(definition.scope == "module" for definition in definitions):
-            yield name
+    definitions = [d for found in used.name2fixturedefs.values() for d in found] if used else []
+    return any(definition.scope == "module" for definition in definitions)
 
 
 @pytest.fixture(scope="session")
