@@ -24,7 +24,7 @@ demo: venv
 
 # A process for each core. Plugins that a sourced ROS or another package brings to pytest stay out.
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
-PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist.plugin -n $(WORKERS) --dist loadgroup
+PYTEST := PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist.plugin -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: venv lint
 	@$(RUN) $(PYTEST) --durations=25

@@ -20,32 +20,16 @@ if WORKER:  # a worker for each core: threads of torch would only queue up
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order and group the tests for pytest-xdist's ``--dist loadgroup``.
+    """Files with many slow tests begin, so that no process of pytest-xdist ends long after the others.
 
-    Tests of a file that share something made once (a node, a trained model) go to one process, all others
-    to whichever is free. What is slow begins first, so that no process ends long after the others.
+    A file is one process's (``--dist loadfile``): its tests share what they make once, nodes and engines.
     """
-    if not WORKER:
-        return
-    groups: dict[str, list[pytest.Item]] = {}
+    slow: dict[str, int] = {}
     for item in items:
-        shared = _shares(item)
-        group = item.location[0] if shared else item.nodeid
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(group))
-        groups.setdefault(group, []).append(item)
-
-    def weight(group: list[pytest.Item]) -> int:
-        return sum(item.get_closest_marker("slow") is not None for item in group)
-
-    items[:] = [item for group in sorted(groups.values(), key=weight, reverse=True) for item in group]
-
-
-def _shares(item: pytest.Item) -> bool:
-    """True when a test uses a fixture of module scope, itself or through others."""
-    used = getattr(item, "_fixtureinfo", None)
-    definitions = [d for found in used.name2fixturedefs.values() for d in found] if used else []
-    return any(definition.scope == "module" for definition in definitions)
+        file = item.location[0]
+        slow[file] = slow.get(file, 0) + (item.get_closest_marker("slow") is not None)
+    if WORKER:
+        items.sort(key=lambda item: -slow[item.location[0]])
 
 
 @pytest.fixture(scope="session")
