@@ -14,9 +14,6 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 if WORKER:  # a worker for each core: threads of torch would only queue up
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.nice(
-        19
-    )  # what lowers its own priority, as builds in the background do, must not starve beside the others
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
