@@ -25,13 +25,16 @@ examples:
 
 For the picture NAME.png it writes into the folder OUT:
   NAME.label.png        16-bit, one value an instance, 0 = background
-  NAME.instances.json   image, model, time, and each instance in COCO's conventions
+  NAME.instances.json   image, model, runtime, time, and each instance in COCO's conventions
   NAME.overlay.png      the picture with the instances in colour
   NAME.cloud.ply        with --cloud: points with colour and label, camera optical frame, metres
 A depth image has its picture's name, or that with -depth or .depth at the end, or in place of -color.
 REFERENCE is a folder of pictures of the same place without items, or what a node's ~/capture_reference wrote
 (depth beside them is used where it is given here, too): instances of which almost nothing differs from their
 median are left out. With --workspace only what lies inside counts.
+Where a model's folder holds model.onnx beside its weights, as those of the shipped models do, torch is not
+loaded for what that can serve, and the first picture is done sooner. For a model of yours it is made by
+`rise export MODEL --out MODEL/model.onnx`.
 Pictures that cannot be read are reported at the end; the others are done, and the exit status is 2.
 """
 
@@ -100,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     _workspace(args.workspace)  # a wrong one is refused before the model is loaded
     pictures = _find_pictures(args)
     depths = _find_depths(pictures, args.depth, args.out)
-    segmenter = load_segmenter(args, has_depth=args.depth is not None)
+    segmenter = load_segmenter(args, has_depth=args.depth is not None, quickly=True)
     reference = None
     if args.reference:
         from rise_perception.inference.reference_folder import read_reference
@@ -123,7 +126,10 @@ def run(args: argparse.Namespace) -> int:
             failures.append(message if str(picture) in message else f"{picture}: {message}")
     done = len(pictures) - len(failures)
     rate = done / (time.perf_counter() - start)
-    print(f"{found} instances in {done} images ({rate:.1f} images/s, model {segmenter.version}): {args.out}")
+    speed = f"{rate:.1f} images/s"
+    if segmenter.last_runtime:
+        speed += f" in {segmenter.last_runtime}"
+    print(f"{found} instances in {done} images ({speed}, model {segmenter.version}): {args.out}")
     if stale:
         more = f" and {len(stale) - 1} more" if len(stale) > 1 else ""
         print(f"rise: warning: --reference was left out: {stale[0]}{more}", file=sys.stderr)
@@ -132,19 +138,26 @@ def run(args: argparse.Namespace) -> int:
     return 2 if failures else 0
 
 
-def load_segmenter(args: argparse.Namespace, has_depth: bool) -> Any:
+def load_segmenter(args: argparse.Namespace, has_depth: bool, quickly: bool = False) -> Any:
     """The segmenter that ``args`` ask for.
+
+    Args:
+        args: with what :func:`add_model_arguments` adds.
+        has_depth: whether depth is given.
+        quickly: without torch where an exported file lies beside the weights.
 
     Raises:
         ModelError: no such model, or it needs depth and there is none.
     """
+    from rise_perception.inference.quick_start import load_exported
     from rise_perception.inference.segmenter import AUTO_COLOUR, Segmenter
 
     if args.score is not None and not 0 <= args.score <= 1:
         raise ModelError(f"--score {args.score} is not in 0..1")
     # Of the pair, nobody waits for the one that sees what is not there.
     model = AUTO_COLOUR if args.model == "auto" and not has_depth else args.model
-    segmenter = Segmenter.load(model, args.device, args.score)
+    segmenter = load_exported(model, args.device, args.score) if quickly else None
+    segmenter = segmenter or Segmenter.load(model, args.device, args.score)
     if segmenter.needs_depth and not has_depth:
         raise ModelError(
             f"model {segmenter.version} needs depth and none is given; give it, or use --model auto"
@@ -196,6 +209,7 @@ def _predict(
         "width": instances.width,
         "height": instances.height,
         "model": segmenter.last_model,
+        "runtime": segmenter.last_runtime,
         "workspace": args.workspace or None,
         "milliseconds": {stage: round(value, 3) for stage, value in segmenter.last_timing.items()},
         **instances_json(instances),

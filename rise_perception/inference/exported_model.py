@@ -3,25 +3,34 @@
 Made for robots whose image should be small and whose first mask should come soon. ``rise export`` writes into
 the file what is needed beside the graph: the network's description, the threshold, and what the network found
 on a stored frame, against which a runtime is checked before it serves.
+
+A model's folder may hold such a file of its own weights (:data:`BESIDE`). `rise predict` begins with it,
+since importing torch takes longer than segmenting a picture, and leaves to torch what the file cannot do.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import rise_perception
+from rise_perception.core import resources
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, ModelError, RiseError
+from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
 from rise_perception.inference.engines.backends import onnxruntime as ort
 from rise_perception.inference.engines.backends import openvino as ov
 from rise_perception.inference.engines.cache import EngineCache
-from rise_perception.inference.engines.feeds import make_feeds, stored_frames
+from rise_perception.inference.engines.feeds import STORED, make_feeds, stored_frames
 from rise_perception.inference.engines.runner import EngineError, Runner, Runtime, RuntimeUnavailableError
 from rise_perception.inference.engines.spec import METADATA, ExportSpec
 from rise_perception.inference.pick_success import PickSuccess
@@ -29,8 +38,11 @@ from rise_perception.inference.postprocess import DecodedQueries, suppress_dupli
 from rise_perception.network.card import ModelCard, file_checksum
 from rise_perception.network.config import NetworkConfig
 
-#: Suffix of exported files.
-SUFFIX = ".onnx"
+if TYPE_CHECKING:  # with torch
+    from rise_perception.inference.served_model import ServedModel
+
+#: An exported file in the folder of the model that it was made of.
+BESIDE = "model.onnx"
 #: Runtimes that need no torch, the preferred first.
 LEAN_RUNTIMES: dict[str, Runtime] = {
     "openvino": ov.OpenVino(),
@@ -65,9 +77,11 @@ class ExportedModel:
         runtime: one of :data:`LEAN_RUNTIMES`, or ``auto``: the first of them that is installed.
         score_threshold: None takes the file's.
         cache_folder: of compiled engines; None is the user's.
+        card: of the model that the file has to be made of, in FP32; None takes what the file says.
+        otherwise: gives what serves images of other proportions; None refuses them.
 
     Raises:
-        ModelError: no such file, or none of this version's `rise export`.
+        ModelError: no such file, none of this version's `rise export`, or one of another model.
         RuntimeUnavailableError: the runtime is not installed.
         EngineError: it computes something else than what the file says it should.
     """
@@ -81,6 +95,8 @@ class ExportedModel:
         runtime: str = "auto",
         score_threshold: float | None = None,
         cache_folder: Path | None = None,
+        card: ModelCard | None = None,
+        otherwise: Callable[[], ServedModel] | None = None,
     ) -> None:
         self.folder = path
         self.device = "cpu"
@@ -90,10 +106,16 @@ class ExportedModel:
             raise ModelError(f"{path}: {error.strerror}; name a file of `rise export`") from None
         backend = choose_runtime(runtime)
         self.card, self._spec, self._check = _describe(path, graph)
+        if card is not None:
+            self.card = _same_model(path, self.card, self._spec, card)
+        self._otherwise = otherwise
+        self._other: ServedModel | None = None
+        self._other_served = False
         self.pick_success = PickSuccess.from_card(self.card.metrics)
         self.threshold = self.card.score_threshold if score_threshold is None else score_threshold
-        self._runner = _load(backend, graph, self._spec, EngineCache(cache_folder))
-        self._compare()
+        cache = EngineCache(cache_folder)
+        self._runner = _load(backend, graph, self._spec, cache)
+        self._compare(_stored_frame(self._spec.image, cache))
 
     @property
     def uses_depth(self) -> bool:
@@ -102,7 +124,9 @@ class ExportedModel:
 
     @property
     def serving(self) -> str:
-        """Runtime and precision."""
+        """Runtime and precision that served the last image."""
+        if self._other_served and self._other is not None:
+            return self._other.serving
         return f"{self._runner.name} {self._runner.precision}"
 
     @property
@@ -112,25 +136,22 @@ class ExportedModel:
         return f"{width}x{height}, {self.card.version}, exported file"
 
     def __call__(self, image: np.ndarray, depth: np.ndarray | None) -> tuple[Instances, dict[str, float]]:
-        """Segment an image of the proportions that the file was made for.
+        """Segment an image: of the proportions that the file was made for, or others are served otherwise.
 
         Returns:
             The instances and milliseconds by part.
 
         Raises:
-            ModelError: an image of other proportions.
+            ModelError: an image of other proportions, and nothing serves them.
         """
         start = time.perf_counter()
         size = (image.shape[0], image.shape[1])
         letterbox = Letterbox(size, self._spec.size)
         inside = self._spec.preprocessing == "inside"
-        if letterbox.content != self._spec.letterbox.content or (inside and size != self._spec.image):
-            height, width = self._spec.image
-            raise ModelError(
-                f"{self.folder} is made for images of {width}x{height} pixels"
-                f"{'' if inside else ' or their proportions'}, and this one has {size[1]}x{size[0]}; "
-                f"export it again with --image {size[0]}x{size[1]}"
-            )
+        fits = letterbox.content == self._spec.letterbox.content and (not inside or size == self._spec.image)
+        self._other_served = not fits
+        if not fits:
+            return self._serve_otherwise(image, depth)
         feeds = make_feeds(ExportSpec(self._spec.size, size, preprocessing=self._spec.preprocessing),
                            self.card.network.input, image, depth)  # fmt: skip
         prepared = time.perf_counter()
@@ -142,6 +163,22 @@ class ExportedModel:
             "network": (predicted - prepared) * 1e3,
             "postprocess": (time.perf_counter() - predicted) * 1e3,
         }
+
+    def _serve_otherwise(
+        self, image: np.ndarray, depth: np.ndarray | None
+    ) -> tuple[Instances, dict[str, float]]:
+        if self._otherwise is None:
+            height, width = self._spec.image
+            proportions = "" if self._spec.preprocessing == "inside" else " or their proportions"
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise ModelError(
+                f"{self.folder} is made for images of {width}x{height} pixels{proportions}, and this one has "
+                f"{size}; export it again with --image {size}"
+            )
+        if self._other is None:
+            self._other = self._otherwise()
+        self._other.threshold = self.threshold
+        return self._other(image, depth)
 
     def foreground(self, image: np.ndarray, depth: np.ndarray | None) -> np.ndarray | None:
         """None: M does not come out of the exported graph."""
@@ -156,13 +193,12 @@ class ExportedModel:
     def close(self) -> None:
         """Nothing runs in the background."""
 
-    def _compare(self) -> None:
+    def _compare(self, frame: Frame) -> None:
         """Run the stored frame and compare with what the file says.
 
         Raises:
             EngineError: the runtime computes something else.
         """
-        frame = stored_frames(self._spec.image, 1)[0]
         depth = frame.depth if self.uses_depth else None
         got = self._runner(make_feeds(self._spec, self.card.network.input, frame.image, depth))
         wanted = self._check
@@ -257,10 +293,40 @@ def _describe(path: Path, graph: bytes) -> tuple[ModelCard, ExportSpec, dict[str
         ) from None
 
 
+def _same_model(path: Path, said: ModelCard, spec: ExportSpec, card: ModelCard) -> ModelCard:
+    """The card, when the file holds its weights and threshold as they are.
+
+    Raises:
+        ModelError: it does not.
+    """
+    if said.checksum != card.checksum or said.network != card.network or spec.precision != "fp32":
+        raise ModelError(
+            f"{path} holds {said.version} in {spec.precision} and not {card.version} in fp32; export it again"
+        )
+    return card
+
+
+def _stored_frame(image: tuple[int, int], cache: EngineCache) -> Frame:
+    """The frame of the check, from the cache: reading recordings takes longer than the check itself."""
+    recording = sorted((resources.find("models") / STORED).iterdir())
+    key = {
+        "package": rise_perception.__version__,
+        "image": list(image),
+        "recording": [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in recording],
+    }
+    if (content := cache.get("frame", key)) is not None:
+        with np.load(io.BytesIO(content)) as arrays:
+            return Frame(arrays["image"], arrays.get("depth"))
+    frame = stored_frames(image, 1)[0]
+    arrays = {"image": frame.image} | ({} if frame.depth is None else {"depth": frame.depth})
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    cache.put("frame", key, stream.getvalue(), {})
+    return frame
+
+
 def _load(backend: Runtime, graph: bytes, spec: ExportSpec, cache: EngineCache) -> Runner:
     """The compiled engine from the cache, or compiled now."""
-    import hashlib
-
     backend.check(spec.precision)
     key = {
         "exported": hashlib.sha256(graph).hexdigest(),
