@@ -188,14 +188,13 @@ def _draw(
     # The best are drawn last, so that they own the pixels where masks overlap; containers come first.
     label_map = paint(logits, np.lexsort((-np.arange(len(scores)), ~container)), letterbox)
     boxes = np.zeros((len(scores), 4), np.float32)
-    for index, mask in enumerate(logits):
+    for index, (rows, columns) in enumerate(_windows(logits, letterbox)):
         # An instance owns pixels in its own window only.
-        window = _window(mask, letterbox)
-        own = label_map[window] == index + 1
-        rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-        if len(rows):
-            x, y = window[1].start, window[0].start
-            boxes[index] = x + columns[0], y + rows[0], x + columns[-1] + 1, y + rows[-1] + 1
+        own = label_map[rows, columns] == index + 1
+        x, y, width, height = cv2.boundingRect(own.view(np.uint8))
+        if width:
+            x, y = x + columns.start, y + rows.start
+            boxes[index] = x, y, x + width, y + height
     present = boxes[:, 2] > 0
     if not present.all():
         renumber = np.zeros(len(scores) + 1, np.uint16)
@@ -217,34 +216,40 @@ def _draw(
 def _paint(masks: np.ndarray, order: np.ndarray, letterbox: Letterbox) -> np.ndarray:
     """Enlarge masks (N, h, w) one by one and draw them, in their order, into a label map (H, W) uint16."""
     label_map = np.zeros(letterbox.image_size, np.uint16)
+    windows, scale = _windows(masks, letterbox), _scale(masks, letterbox)
     for index in order:
-        window = _window(masks[index], letterbox)
-        label_map[window][_enlarge(masks[index], window, letterbox) > 0] = index + 1
+        window = windows[index]
+        owned = _enlarge(masks[index], window, scale) > 0
+        np.copyto(label_map[window], np.uint16(index + 1), where=owned)
     return label_map
 
 
-def _scale(mask: np.ndarray, letterbox: Letterbox) -> tuple[float, float]:
-    """Mask cells per image pixel, vertically and horizontally."""
+def _scale(masks: np.ndarray, letterbox: Letterbox) -> tuple[float, float]:
+    """Cells of masks (N, h, w) per image pixel, vertically and horizontally."""
     (height, width), (content_h, content_w) = letterbox.image_size, letterbox.content
     input_h, input_w = letterbox.input_size
-    return content_h / height * mask.shape[0] / input_h, content_w / width * mask.shape[1] / input_w
+    return content_h / height * masks.shape[1] / input_h, content_w / width * masks.shape[2] / input_w
 
 
-def _window(mask: np.ndarray, letterbox: Letterbox) -> tuple[slice, slice]:
-    """Rows and columns of the image that a mask (h, w) can reach: its positive cells and one around them."""
-    positive = mask > 0
-    slices = []
-    for axis, (size, scale) in enumerate(zip(letterbox.image_size, _scale(mask, letterbox), strict=True)):
-        cells = np.flatnonzero(positive.any(1 - axis))
-        start, stop = int((cells[0] - 1) / scale), int(np.ceil((cells[-1] + 2) / scale))
-        slices.append(slice(min(max(0, start), size), min(size, stop)))
-    return slices[0], slices[1]
+def _windows(masks: np.ndarray, letterbox: Letterbox) -> list[tuple[slice, slice]]:
+    """Rows and columns of the image that masks (N, h, w) can reach: their positive cells and one around them.
+
+    Every mask has a positive cell.
+    """
+    positive = masks > 0
+    ends = []
+    for axis, (size, scale) in enumerate(zip(letterbox.image_size, _scale(masks, letterbox), strict=True)):
+        cells = positive.any(2 - axis)  # (N, h), then (N, w)
+        first, last = cells.argmax(1), cells.shape[1] - 1 - cells[:, ::-1].argmax(1)
+        start, stop = ((first - 1) / scale).astype(int), np.ceil((last + 2) / scale).astype(int)
+        ends.append(zip(start.clip(0, size).tolist(), stop.clip(max=size).tolist(), strict=True))
+    return [(slice(*rows), slice(*columns)) for rows, columns in zip(*ends, strict=True)]
 
 
-def _enlarge(mask: np.ndarray, window: tuple[slice, slice], letterbox: Letterbox) -> np.ndarray:
+def _enlarge(mask: np.ndarray, window: tuple[slice, slice], scale: tuple[float, float]) -> np.ndarray:
     """The mask (h, w) at the image's pixels inside the window, bilinear."""
     rows, columns = window
-    sy, sx = _scale(mask, letterbox)
+    sy, sx = scale
     # Centres of pixels and cells lie at halves: cell + 0.5 = (pixel + 0.5) * scale.
     affine = np.array([[sx, 0, (columns.start + 0.5) * sx - 0.5], [0, sy, (rows.start + 0.5) * sy - 0.5]])
     size = (columns.stop - columns.start, rows.stop - rows.start)

@@ -96,7 +96,7 @@ def depth_features(depth: np.ndarray, out: np.ndarray | None = None) -> np.ndarr
     relative[:] = depth
     relative[~valid] = 1.0
     np.log(relative, out=relative)
-    relative -= np.median(relative[valid], overwrite_input=True)
+    relative -= _median(relative[valid])
     relative *= mask
     side = max(3, int(_HIGH_PASS_WINDOW * max(depth.shape))) | 1
     # The window's mean over valid pixels only: holes must not pull it.
@@ -109,3 +109,11 @@ def depth_features(depth: np.ndarray, out: np.ndarray | None = None) -> np.ndarr
         feature *= gain
         np.clip(feature, -3, 3, out=feature)
     return features
+
+
+def _median(values: np.ndarray) -> np.float32:
+    """The median of (N,) float32, N >= 1, all finite; reorders them. NumPy's takes twice as long."""
+    half = len(values) // 2
+    values.partition(half)
+    upper = values[half]
+    return upper if len(values) % 2 else (values[:half].max() + upper) / np.float32(2)
