@@ -38,7 +38,7 @@ def test_a_robot_picks_what_the_masks_say_and_every_grasp_is_an_episode(tmp_path
         assert episode.model_version == pick["model_version"]
         assert episode.before.instances is not None
         assert episode.grasp.target_id in episode.before.instances.ids
-        assert (pick["taken"] > 0) == bool(labels.left.any() or labels.appeared.any())
+        assert (pick["taken"] > 0) == bool(labels.removed.any() or labels.added.any())
         assert episode.before.frame.depth is not None
 
 
