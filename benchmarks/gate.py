@@ -130,7 +130,7 @@ def _spoiled(
 ) -> tuple[Episode, EpisodeLabels]:
     episode, labels = grasp
     found = episode.before.instances
-    neighbours = np.zeros((0, *labels.left.shape), bool) if found is None else found.masks()
+    neighbours = np.zeros((0, *labels.removed.shape), bool) if found is None else found.masks()
     return episode, poisoned(labels, kind, masks, neighbours, seed)
 
 

@@ -31,7 +31,7 @@ def poisoned(
     rng = np.random.default_rng(seed)
     masks = [_wrong(mask, kind, others, neighbours, rng) for mask in labels.masks]
     masks = [mask for mask in masks if mask.sum() >= 40]
-    empty = np.zeros((0, *labels.left.shape), bool)
+    empty = np.zeros((0, *labels.removed.shape), bool)
     return replace(labels, masks=np.stack(masks) if masks else empty)
 
 

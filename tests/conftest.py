@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,62 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real images are not here ({folder})")
     return folder
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives the folder of a name; the first of the processes that share the tests makes it, the others wait.
+
+    What lies in it is for reading: who changes it copies it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if WORKER else base) / "made_once"
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        root.mkdir(exist_ok=True)
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                part = root / f"{name}.part"
+                shutil.rmtree(part, ignore_errors=True)  # of a process in which making it failed
+                part.mkdir()
+                make(part)
+                part.rename(root / name)
+        return root / name
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_engines(tiny_model: Path, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Engine cache with the tiny model's graph, and ONNX Runtime's engine of it, for images of 120x128."""
+
+    def make(folder: Path) -> None:
+        from rise_perception.inference.engines.build import build_engine
+        from rise_perception.inference.engines.cache import EngineCache
+        from rise_perception.inference.engines.spec import ExportSpec
+        from rise_perception.network.checkpoint import load_model
+
+        network, card = load_model(tiny_model)
+        spec = ExportSpec(card.network.image_size, (120, 128))
+        build_engine(network, card, spec, "onnxruntime", EngineCache(folder))
+
+    return made_once("tiny_engines", make)
+
+
+@pytest.fixture(scope="session")
+def cell_model(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """Folder of the picking cell's model: trained until it finds light items, it has never seen blue ones."""
+
+    def make(folder: Path) -> None:
+        import picking
+
+        (folder / "data").mkdir()
+        anchors = picking.write_anchors(folder / "data/anchors.json", 40, 0)
+        heldout = picking.write_anchors(folder / "data/heldout.json", 20, 1)
+        picking.train_model(folder / "model", anchors, heldout)
+
+    return made_once("cell_model", make) / "model"
 
 
 @pytest.fixture(scope="session")

@@ -40,16 +40,10 @@ def record(path: Path, scene, depth_topic: str, prefix: str = "/camera", unit: i
 # ---- progress bars and --quiet
 
 
-def predict(tmp_path: Path, model: Path, *more: str, terminal: bool = False) -> str:
-    """What `rise predict` in a process of its own writes to stderr."""
-    command = [sys.executable, "-m", "rise_perception.cli.main", "predict", str(tmp_path / "a.png")]
-    command += ["--out", str(tmp_path / "out"), "--model", str(model), "--device", "cpu", *more]
+def on_a_terminal(*arguments: object) -> str:
+    """What `rise ...` in a process of its own writes to a terminal as its stderr."""
+    command = [sys.executable, "-m", "rise_perception.cli.main", *map(str, arguments)]
     env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}  # of tests before
-    if not terminal:
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, done.stderr
-        assert "1 images" in done.stdout
-        return done.stderr
     ours, theirs = os.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     child = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=env)
@@ -66,11 +60,13 @@ def predict(tmp_path: Path, model: Path, *more: str, terminal: bool = False) -> 
 
 
 @pytest.mark.slow
-def test_progress_is_shown_in_a_terminal_only_and_not_if_it_is_to_be_quiet(tmp_path, scene, tiny_model):
+def test_progress_is_shown_in_a_terminal_only_and_not_if_it_is_to_be_quiet(rise, tmp_path, scene, tiny_model):
     write_image(tmp_path / "a.png", scene[0])
-    assert "1/1" in predict(tmp_path, tiny_model, terminal=True)
-    assert predict(tmp_path, tiny_model) == ""
-    assert predict(tmp_path, tiny_model, "--quiet", terminal=True) == ""
+    predict = ("predict", tmp_path / "a.png", "--out", tmp_path / "out", "--model", tiny_model)
+    assert "1/1" in on_a_terminal(*predict, "--device", "cpu")
+    assert on_a_terminal(*predict, "--device", "cpu", "--quiet") == ""
+    status, out, err = rise(*predict, "--device", "cpu")
+    assert (status, "1 images" in out, err) == (0, True, "")
 
 
 # ---- rise info --json

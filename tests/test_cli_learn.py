@@ -183,9 +183,10 @@ def test_an_interrupted_update_is_made_up_for(
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_loses_nothing(home: Home, tmp_path: Path) -> None:
+def test_kill_9_in_the_middle_loses_nothing(rise: Rise, home: Home, tmp_path: Path) -> None:
     """Whatever it is at: what was captured stays, and the same command ends what is left."""
-    command = [sys.executable, "-m", "rise_perception.cli.main", *home.command(tmp_path, home.bag)]
+    arguments = home.command(tmp_path, home.bag)
+    command = [sys.executable, "-m", "rise_perception.cli.main", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     for seconds in (0.5, 1.0, 2.0):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
@@ -196,23 +197,22 @@ def test_kill_9_in_the_middle_loses_nothing(home: Home, tmp_path: Path) -> None:
         process.communicate()
         assert EpisodeStore(tmp_path / "episodes").damaged() == []
         assert ModelStore(tmp_path / "models").serving()
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    assert "episodes: 16, of which 16 teach and 0 are new" in done.stdout
+    status, out, err = rise(*arguments)
+    assert status == 0, err
+    assert "episodes: 16, of which 16 teach and 0 are new" in out
     assert len(read_history(tmp_path / "models")) == 1
 
 
 @pytest.mark.slow
-def test_good_grasps_make_a_better_model(rise: Rise, tmp_path: Path) -> None:
+def test_good_grasps_make_a_better_model(rise: Rise, cell_model: Path, tmp_path: Path) -> None:
     """A model that knows light items learns blue ones from a bag; the page says by how much."""
     home = Home(tmp_path)
     home.anchors = picking.write_anchors(tmp_path / "data/train.json", 40, 0)
     home.heldout = picking.write_anchors(tmp_path / "data/val.json", 20, 1)
-    model = picking.train_model(tmp_path / "model", home.anchors, home.heldout)
     bag = picking.write_bag(tmp_path / "forty", range(40))
     options = {"learning_rate": 2e-3, "average": 0.9, "objects": 2, "max_anchor_drop": 0.05}
     status, out, _ = rise(
-        *home.command(tmp_path / "out", bag, model=model, min_gain=0.05, iterations=100, **options)
+        *home.command(tmp_path / "out", bag, model=cell_model, min_gain=0.05, iterations=100, **options)
     )
     assert status == 0
     assert "update 1: promoted: anchors AP" in out

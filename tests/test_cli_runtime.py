@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from rise_perception.cli import bench_runtime
-from rise_perception.inference.engines import selftest
+from rise_perception.inference.engines import benchmark, selftest
 from rise_perception.inference.engines.runner import EngineError
 from rise_perception.inference.engines.spec import ExportSpec
 
 for _package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_package, reason=f"{_package} is not installed; pip install {_package}")
 
-
-def in_a_new_process(*arguments: object) -> str:
-    """Stdout of `rise ...`, in a process of its own as for a user: it loads every runtime there is."""
-    command = [sys.executable, "-m", "rise_perception.cli.main", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Rise = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.slow
 def test_selftest_of_a_runtime(tiny_model: Path) -> None:
-    out = in_a_new_process("selftest", "--runtime", "openvino", "--model", tiny_model, "--device", "cpu")
+    """In a process of its own, as for a user."""
+    command = [sys.executable, "-m", "rise_perception.cli.main", "selftest", "--runtime", "openvino"]
+    done = subprocess.run(
+        [*command, "--model", tiny_model, "--device", "cpu"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     for text in (
         "compared with torch: mask IoU",
         "loaded from the cache",
         "truncated engine noticed",
         "changed weights taken over (a new engine was built)",
     ):
-        assert text in out
+        assert text in done.stdout
 
 
 @pytest.mark.parametrize(("device", "where"), [("cpu", "outside"), ("cuda", "inside")])
@@ -70,13 +71,20 @@ def test_selftest_names_what_is_missing(rise) -> None:
 
 
 @pytest.mark.slow
-def test_bench_runtime_writes_a_row_for_everything_it_measured(tiny_model: Path, tmp_path: Path) -> None:
+def test_bench_runtime_writes_a_row_for_everything_it_measured(
+    rise: Rise, tiny_model: Path, tiny_engines: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed; pip install transformers")
-    out = in_a_new_process(
-        *("bench", "runtime", "--model", tiny_model, "--size", "96x128", "--device", "cpu", "--frames", 2),
+    (tmp_path / "engines").mkdir()
+    for graph in tiny_engines.glob("graph-*"):  # the export is in the self-test
+        shutil.copy(graph, tmp_path / "engines")
+    status, out, err = rise(
+        *("bench", "runtime", "--model", tiny_model, "--size", "120x128", "--device", "cpu", "--frames", 2),
         *("--runtimes", "torch", "onnxruntime", "--engine-dir", tmp_path / "engines"),
         *("--json", tmp_path / "runtime.json"),
     )
+    assert status == 0, err
+    assert "onnxruntime fp32: build" in err
     written = json.loads((tmp_path / "runtime.json").read_text())
     rows = {(row["name"], row["runtime"]): row for row in written["rows"]}
     assert set(rows) == {
@@ -101,12 +109,16 @@ def test_bench_runtime_writes_a_row_for_everything_it_measured(tiny_model: Path,
 
 
 @pytest.mark.slow
-def test_bench_runtime_compares_the_encoders(tmp_path: Path) -> None:
-    pytest.importorskip("transformers", reason="transformers is not installed; pip install transformers")
-    out = in_a_new_process(
+def test_bench_runtime_compares_the_encoders(
+    rise: Rise, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The peers, a process each, are measured above.
+    monkeypatch.setattr(benchmark, "rows_for", lambda device: [(benchmark.OURS, "torch", "fp32")])
+    status, out, err = rise(
         *("bench", "runtime", "--encoders", "deformable", "hybrid", "--size", "96x128", "--device", "cpu"),
-        *("--frames", 1, "--runtimes", "torch", "--json", tmp_path / "runtime.json"),
+        *("--frames", 1, "--json", tmp_path / "runtime.json"),
     )
+    assert status == 0, err
     rows = json.loads((tmp_path / "runtime.json").read_text())["rows"]
     ours = {row["encoder"]: row for row in rows if row["name"] == "rise_perception"}
     assert set(ours) == {"deformable", "hybrid"}

@@ -14,11 +14,11 @@ from rise_perception.evaluation.panels import LINE
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.grasp_learning.labelling.pictures import (
-    APPEARED,
+    ADDED,
     GAP,
     LABEL,
-    LEFT,
     PANEL,
+    REMOVED,
     draw_labels,
 )
 
@@ -102,8 +102,8 @@ def test_what_is_rejected_shows_the_change_only():
     assert not episode_labels.teaches
     learned = panel(draw_labels(seen, episode_labels), 3)
     red = (
-        np.abs(learned.astype(int) - LEFT).sum(axis=2)
-        < np.abs(learned.astype(int) - APPEARED).sum(axis=2) - 100
+        np.abs(learned.astype(int) - REMOVED).sum(axis=2)
+        < np.abs(learned.astype(int) - ADDED).sum(axis=2) - 100
     )
     assert red[30:60, 25:55].mean() > 0.9
     assert red[100:].mean() < 0.05

@@ -23,7 +23,7 @@ FAINT, CLEAR = 1.3, 6.0
 
 def labels(
     evidence: np.ndarray,
-    appeared: bool = False,
+    added: bool = False,
     measured: bool = False,
     outcome: Outcome = Outcome.SUCCESS,
     target: int = -1,
@@ -32,8 +32,8 @@ def labels(
     """The labels where ``evidence`` (H, W) is what changed: above 1 it is a change."""
     changed, nothing = evidence > 1, np.zeros((HEIGHT, WIDTH), bool)
     change = Change(
-        left=nothing if appeared else changed,
-        appeared=changed if appeared else nothing,
+        removed=nothing if added else changed,
+        added=changed if added else nothing,
         farther=changed & (np.arange(WIDTH) < 30),
         measured=~nothing if measured else nothing,
         same=nothing,
@@ -57,11 +57,11 @@ def seen(**parts: tuple[np.ndarray, float]) -> np.ndarray:
     return evidence
 
 
-@pytest.mark.parametrize("appeared", [False, True])
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("outcome", [Outcome.SUCCESS, Outcome.UNKNOWN])
-def test_the_one_prediction_that_is_gone_is_the_label(appeared: bool, outcome: Outcome) -> None:
+def test_the_one_prediction_that_is_gone_is_the_label(added: bool, outcome: Outcome) -> None:
     """Also where what came to light was taken for what appeared."""
-    found = labels(seen(item=(PART, CLEAR), shadow=(SHADOW, FAINT)), appeared, outcome=outcome)
+    found = labels(seen(item=(PART, CLEAR), shadow=(SHADOW, FAINT)), added, outcome=outcome)
     assert (found.verdict, found.cause) == (Verdict.CONFIRMED, Cause.AGREES)
     assert found.reason == "one prediction is gone, and no other"
     assert np.array_equal(found.masks[0], ITEM)
@@ -70,21 +70,21 @@ def test_the_one_prediction_that_is_gone_is_the_label(appeared: bool, outcome: O
 def test_nobody_can_say_where_more_than_one_is_gone_or_much_else_changed_clearly() -> None:
     item = (PART, CLEAR)
     for more in ((NEIGHBOUR, CLEAR), (SHADOW, CLEAR)):
-        found = labels(seen(item=item, more=more), appeared=True)
+        found = labels(seen(item=item, more=more), added=True)
         assert (found.verdict, found.cause) == (Verdict.REJECTED, Cause.AMBIGUOUS)
-    assert not labels(seen(item=item), appeared=True, target=2).teaches  # another one was aimed at
+    assert not labels(seen(item=item), added=True, target=2).teaches  # another one was aimed at
     half = ITEM & (np.arange(WIDTH) < 42)
-    assert not labels(seen(item=(half, CLEAR)), appeared=True).teaches
+    assert not labels(seen(item=(half, CLEAR)), added=True).teaches
 
 
 def test_where_depth_has_told_colour_does_not_overrule_it() -> None:
-    assert not labels(seen(item=(PART, CLEAR)), appeared=True, measured=True).teaches
+    assert not labels(seen(item=(PART, CLEAR)), added=True, measured=True).teaches
 
 
 def test_an_item_that_went_from_here_to_there_has_moved() -> None:
     there = np.zeros((HEIGHT, WIDTH), bool)
     there[5:25, 120:150] = True
-    found = labels(seen(item=(PART, CLEAR), there=(there, CLEAR)), appeared=True, outcome=Outcome.UNKNOWN)
+    found = labels(seen(item=(PART, CLEAR), there=(there, CLEAR)), added=True, outcome=Outcome.UNKNOWN)
     assert found.verdict == Verdict.MOVED
 
 

@@ -299,7 +299,7 @@ def test_pictures_and_arrays_that_lie_about_their_size(
 def test_labels_of_another_episode_are_refused(store: EpisodeStore) -> None:
     (entry,) = store.entries()
     record = json.loads((entry.folder / LABELS).read_text())
-    none = {"size": [2, 2], "masks": [], "known": "4", "left": "4", "appeared": "4", "unmoved": []}
+    none = {"size": [2, 2], "masks": [], "known": "4", "removed": "4", "added": "4", "unmoved": []}
     (entry.folder / LABELS).write_text(json.dumps(record | none))
     assert "not of one episode" in store.damaged()[0]
 

@@ -126,24 +126,24 @@ def test_a_damaged_episode_breaks_the_chain_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_what_lay_on_an_item_hides_it_before() -> None:
-    mask, left = NOTHING.copy(), NOTHING.copy()
+    mask, removed = NOTHING.copy(), NOTHING.copy()
     mask[40:60, 40:80] = True
-    left[30:70, 30:60] = True  # half of it was under what left
-    seen = propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3)))
+    removed[30:70, 30:60] = True  # half of it was under what left
+    seen = propagate_backward(mask, FrameTransition(removed, NOTHING, np.eye(2, 3)))
     assert seen is not None
-    assert np.array_equal(seen, mask & ~left)
-    left[30:70, 30:72] = True  # and now too much of it
-    assert propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3))) is None
-    left[:] = False
-    left[30:70, 55:65] = True  # two pieces: which of them is it?
-    assert propagate_backward(mask, FrameTransition(left, NOTHING, np.eye(2, 3))) is None
+    assert np.array_equal(seen, mask & ~removed)
+    removed[30:70, 30:72] = True  # and now too much of it
+    assert propagate_backward(mask, FrameTransition(removed, NOTHING, np.eye(2, 3))) is None
+    removed[:] = False
+    removed[30:70, 55:65] = True  # two pieces: which of them is it?
+    assert propagate_backward(mask, FrameTransition(removed, NOTHING, np.eye(2, 3))) is None
 
 
 def test_an_item_that_came_was_not_there() -> None:
-    mask, appeared = NOTHING.copy(), NOTHING.copy()
+    mask, added = NOTHING.copy(), NOTHING.copy()
     mask[40:60, 40:80] = True
-    appeared[45:55, 45:75] = True
-    assert propagate_backward(mask, FrameTransition(NOTHING, appeared, np.eye(2, 3))) is None
+    added[45:55, 45:75] = True
+    assert propagate_backward(mask, FrameTransition(NOTHING, added, np.eye(2, 3))) is None
     assert propagate_backward(NOTHING, FrameTransition(NOTHING, NOTHING, np.eye(2, 3))) is None
 
 

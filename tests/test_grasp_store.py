@@ -121,7 +121,7 @@ def test_an_episode_comes_back_as_it_was(tmp_path):
         ((_, back, taught),) = list(store)
     same(kept, back)
     assert (taught.verdict, taught.cause, taught.reason) == (Verdict.CONFIRMED, Cause.AGREES, "because")
-    for name in ("masks", "known", "unmoved", "to_after", "left", "appeared"):
+    for name in ("masks", "known", "unmoved", "to_after", "removed", "added"):
         np.testing.assert_array_equal(getattr(taught, name), getattr(labels(), name))
 
 
@@ -135,9 +135,14 @@ def test_an_episode_of_an_older_store_is_read(tmp_path):
         del record["before"]["calibration"], record["after"]["calibration"]
         del record["grasp"]["expression"], record["grasp"]["referred"]
         (entry.folder / "episode.json").write_text(json.dumps(record))
-        ((_, back, _),) = list(store)
+        record = json.loads((entry.folder / "labels.json").read_text())
+        record |= {"left": record.pop("removed"), "appeared": record.pop("added")}
+        (entry.folder / "labels.json").write_text(json.dumps(record))
+        ((_, back, taught),) = list(store)
     assert back.model_version == "model-1234"
     same(kept, back)
+    np.testing.assert_array_equal(taught.removed, labels().removed)
+    np.testing.assert_array_equal(taught.added, labels().added)
 
 
 def test_an_episode_is_parsed_once_and_again_when_its_labels_are_another(tmp_path, monkeypatch):

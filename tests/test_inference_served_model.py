@@ -26,8 +26,8 @@ SIZE = (120, 128)
 
 
 @pytest.fixture(scope="module")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("engines")
+def cache_folder(tiny_engines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(tiny_engines, tmp_path_factory.mktemp("engines") / "cache")
 
 
 @pytest.fixture

@@ -12,48 +12,46 @@ from rise_perception.cli.live_report import WINDOW, Accuracy, Arm, figures, plot
 from rise_perception.cli.main import main
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import Cause
-from rise_perception.nodes.live import EPISODES, LiveRun, read_picks, run_live
+from rise_perception.nodes.live import EPISODES, PICKS, LiveRun, read_picks, run_live
 from rise_perception.simulation.dataset import Settings, write_dataset
 
 IDLE, LEARNING, VALIDATING = 0, 1, 2
 
 
-@pytest.mark.slow
-def test_a_robot_picks_what_the_masks_say_and_every_grasp_is_an_episode(tmp_path: Path) -> None:
-    live = run_live(
-        tmp_path / "run", "rise_small_rgbd", "cpu", {"seed": 0, "picks": 3, "period": 0.0}, None, "test"
-    )
-    assert [pick["number"] for pick in live.picks] == [0, 1, 2]
-    assert len({pick["model_version"] for pick in live.picks}) == 1
-    assert len(live.latencies) > 3 * 5
-    assert live.while_learning() == []
-    found = {
-        episode.grasp.grasp_id: (episode, labels)
-        for _, episode, labels in EpisodeStore(tmp_path / "run" / EPISODES)
-    }
-    assert set(found) == {pick["grasp"] for pick in live.picks}
-    for pick in live.picks:
+def assert_every_grasp_is_an_episode(run: Path, grasps: int) -> None:
+    """What a robot picked by the masks, and what the interaction node made of it."""
+    picks = read_picks(run / PICKS)
+    assert [pick["number"] for pick in picks] == list(range(grasps))
+    assert len({pick["model_version"] for pick in picks}) == 1
+    found = {episode.grasp.grasp_id: (episode, labels) for _, episode, labels in EpisodeStore(run / EPISODES)}
+    assert set(found) == {pick["grasp"] for pick in picks}
+    for pick in picks:
         episode, labels = found[pick["grasp"]]
         assert episode.grasp.outcome == pick["outcome"]
         assert episode.model_version == pick["model_version"]
         assert episode.before.instances is not None
         assert episode.grasp.target_id in episode.before.instances.ids
-        assert (pick["taken"] > 0) == bool(labels.left.any() or labels.appeared.any())
+        assert (pick["taken"] > 0) == bool(labels.removed.any() or labels.added.any())
         assert episode.before.frame.depth is not None
 
 
 @pytest.mark.slow
 def test_what_a_model_does_not_see_is_tried_where_it_stands_bare(tmp_path: Path, blind_model: Path) -> None:
     cell = {"seed": 0, "picks": 1, "period": 0.0}
-    (pick,) = run_live(tmp_path / "run", str(blind_model), "cpu", cell, None, "test").picks
+    live = run_live(tmp_path / "run", str(blind_model), "cpu", cell, None, "test")
+    (pick,) = live.picks
     assert pick["success"]
+    assert len(live.latencies) > 5
+    assert live.while_learning() == []
     ((_, episode, labels),) = EpisodeStore(tmp_path / "run" / EPISODES)
     assert episode.grasp.target_id == -1
     assert labels.cause == Cause.MISSED
 
 
 @pytest.mark.slow
-def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_live_demo_picks_stores_every_grasp_and_ends_with_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     anchors, out = tmp_path / "anchors", tmp_path / "out"
     write_dataset(anchors, Settings(4, 4, 4, 160, 120, seed=5))
     command = ["live-demo", "--picks", "2", "--period", "0", "--anchors", str(anchors), "--out", str(out)]
@@ -63,6 +61,9 @@ def test_the_live_demo_ends_with_a_report(tmp_path: Path, capsys: pytest.Capture
     assert off["grasps"] == on["grasps"] == 2
     assert content["cell_ap50_gain"] == 0  # two grasps do not begin an update
     assert off["first"]["cell_ap50"] > 0.3
+    assert off["latency_p95_ms"] >= off["latency_median_ms"] > 0
+    assert off["latency_p95_while_learning_ms"] is None
+    assert_every_grasp_is_an_episode(out / "off", 2)
     page = (out / "report.html").read_text()
     for title in ("What learning brought", "Over the grasps", "What the grasps taught", "Updates"):
         assert title in page

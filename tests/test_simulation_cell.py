@@ -75,8 +75,8 @@ def test_the_cup_holds_what_it_lies_on(renderer) -> None:
     cell = Cell(CellSettings(4, 3, 12, 160, 120), renderer)
     outcomes = {SUCCESS: 0, EMPTY: 0, DOUBLE: 0}
     labels = np.maximum(cell.look().labels, 0)
-    for y in range(10, 110, 3):
-        for x in range(10, 150, 3):
+    for y in range(10, 110, 5):
+        for x in range(10, 150, 5):
             outcome, held = cell.under_cup(x, y)
             outcomes[outcome] += 1
             assert len(held) == {SUCCESS: 1, EMPTY: 0, DOUBLE: 2}[outcome]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ def test_two_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_at_random_times(tmp_path: Path) -> None:
-    """`rise train` is killed three times, wherever it is; then the losses are those of a run in peace."""
+def test_kill_minus_nine_at_random_times(rise: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    """`rise train` is killed three times, wherever it is; then the weights are those of a run in peace."""
     data = write_data(tmp_path / "data")
     config = configure(data, tmp_path / "killed", {"dropout": 0.1}, {"unlabelled": (str(data),)})
     trusting = SelfSupervisionConfig("threshold", (0.0, 0.0), mask_threshold=(0.45, 0.45))
@@ -120,9 +121,12 @@ def test_kill_minus_nine_at_random_times(tmp_path: Path) -> None:
     for name in ("killed", "whole"):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content | {"out": str(tmp_path / name)}))
 
+    def arguments(name: str) -> list[str]:
+        return ["train", str(tmp_path / f"{name}.yaml"), "--device", "cpu"]
+
     def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "rise_perception.cli.main", "train", str(tmp_path / f"{name}.yaml")]
-        return subprocess.Popen([*command, "--device", "cpu"], stderr=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "rise_perception.cli.main", *arguments(name)]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
     def history(name: str) -> dict[int, dict[str, float]]:
         file = tmp_path / name / HISTORY
@@ -137,8 +141,8 @@ def test_kill_minus_nine_at_random_times(tmp_path: Path) -> None:
         time.sleep(generator.uniform(0.0, 0.6))
         running.send_signal(signal.SIGKILL)
         assert running.wait() == -signal.SIGKILL, f"kill {kill} came too late"
-    assert start("killed").wait() == 0
-    assert start("whole").wait() == 0
+    assert rise(*arguments("killed"))[0] == 0
+    assert rise(*arguments("whole"))[0] == 0
     killed, whole = (
         torch.cat([t.flatten().float() for t in read(tmp_path / name).values()])
         for name in ("killed", "whole")

@@ -47,14 +47,14 @@ UPDATE = UpdateConfig(
 
 
 class Cell:
-    """Anchors, and a model that was trained on some of them."""
+    """Anchors, and a model that was trained on them: one that is there, or by a single step."""
 
-    def __init__(self, folder: Path, iterations: int) -> None:
+    def __init__(self, folder: Path, model: Path | None = None) -> None:
         self.folder = folder
         (folder / "data").mkdir()
         self.anchors = picking.write_anchors(folder / "data/anchors.json", 40, 0)
         self.heldout = picking.write_anchors(folder / "data/heldout.json", 20, 1)
-        self.model = picking.train_model(folder / "model", self.anchors, self.heldout, iterations)
+        self.model = model or picking.train_model(folder / "model", self.anchors, self.heldout, 1)
 
     def learner(
         self, folder: Path, grasps: int = 0, alter: Alter | None = None, gate: GateConfig = GATE
@@ -77,14 +77,21 @@ class Cell:
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Cell:
+def cell(cell_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Cell:
     """A cell whose model knows its anchors."""
-    return Cell(tmp_path_factory.mktemp("cell"), 160)
+    return Cell(tmp_path_factory.mktemp("cell"), cell_model)
 
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Cell:
-    return Cell(tmp_path_factory.mktemp("untrained"), 1)
+    return Cell(tmp_path_factory.mktemp("untrained"))
+
+
+def decide(monkeypatch: pytest.MonkeyPatch, verdict: Callable[..., GateDecision]) -> None:
+    """Put a verdict in the gate's place, whose own are in test_update_gate.py: one step from random weights
+    passes no gate, and here it matters what an update does with a verdict.
+    """
+    monkeypatch.setattr(learner_room, "gate_candidate", verdict)
 
 
 def last_line(learner: OnlineLearner) -> dict[str, object]:
@@ -212,9 +219,7 @@ def test_a_candidate_that_must_not_serve_is_measured_and_kept(
     untrained: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = untrained.learner(tmp_path, 24)
-    monkeypatch.setattr(
-        "rise_perception.grasp_learning.update.learner.gate_candidate", lambda *_: GateDecision(True, "good")
-    )
+    decide(monkeypatch, lambda *_: GateDecision(True, "good"))
     update = learner.update(iterations=1, promote=False)
     assert not update.promoted
     assert {m.version for m in learner.models.versions()} == {
@@ -245,7 +250,7 @@ def test_an_update_that_is_stopped_in_the_end_does_not_serve(
         stop.set()
         return GateDecision(True, "good")
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
+    decide(monkeypatch, verdict)
     with pytest.raises(Stopped):
         learner.update(iterations=1, stop=stop)
     assert learner.models.current().database_version == 1
@@ -266,9 +271,10 @@ def test_other_anchors_under_the_same_name_are_another_measure(
         floors.append(base.ap)
         return GateDecision(True, "good")
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
+    decide(monkeypatch, verdict)
     real = learner_room.measure_anchors
     aps = iter([0.5, 0.45, 0.44, 0.41, 0.40, 0.3, 0.2, 0.1])
+    # Figures that are known: weights of one step are all alike.
     monkeypatch.setattr(learner_room, "measure_anchors", lambda *given: replace(real(*given), ap=next(aps)))
     learner.update(iterations=1)
     learner.update(iterations=1)
@@ -303,7 +309,8 @@ def test_hand_checked_frames_judge_with_the_better_of_first_and_serving_model(
         figures = real(folder, anchors, device)
         return figures if isinstance(anchors, str) else replace(figures, ap=next(aps))
 
-    monkeypatch.setattr(learner_room, "gate_candidate", verdict)
+    decide(monkeypatch, verdict)
+    # Figures that are known: weights of one step are all alike.
     monkeypatch.setattr(learner_room, "measure_anchors", on_checked)
     assert learner.update(iterations=1).promoted
     learner.update(iterations=1)
@@ -336,10 +343,9 @@ def test_a_rollback_meanwhile_keeps_the_candidate_from_serving(
     def promote(version: str, parent: str) -> None:
         raise ModelError(f"{version} was trained from {parent}, and another serves by now")
 
+    # The rollback has to come between the gate's verdict and the promotion.
     monkeypatch.setattr(learner.models, "promote", promote)
-    monkeypatch.setattr(
-        "rise_perception.grasp_learning.update.learner.gate_candidate", lambda *_: GateDecision(True, "good")
-    )
+    decide(monkeypatch, lambda *_: GateDecision(True, "good"))
     update = learner.update(iterations=1)
     assert not update.promoted
     assert "another serves by now" in update.decision.reason
@@ -356,7 +362,7 @@ def test_a_candidate_that_forgets_anchors_is_drawn_back_until_it_passes(
         asked.append(1)
         return GateDecision(True, "good") if len(asked) == passes else GateDecision(False, "forgets", True)
 
-    monkeypatch.setattr("rise_perception.grasp_learning.update.learner.gate_candidate", verdict)
+    decide(monkeypatch, verdict)
     update = learner.update(iterations=2)
     assert update.promoted == (passes is not None)
     assert len(asked) == (passes or 3)  # and then it gives up

@@ -22,8 +22,8 @@ examples:
   rise episodes ~/.rise_perception/episodes --sentences data/grasps
 
 Of pictures, each is the scene after the grasp that followed the one before; what was grasped is not known.
-Each picture shows before, after, what was predicted, and what follows: what left (red) and appeared (blue),
-and in colour, outlined in green, what is a label now.
+Each picture shows before, after, what was predicted, and what follows: what was removed (red) and added
+(blue), and in colour, outlined in green, what is a label now.
 """
 
 

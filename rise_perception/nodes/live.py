@@ -19,12 +19,13 @@ from rise_msgs.msg import InstanceArray, LearnerStatus
 from tqdm import tqdm
 
 from rise_perception.core.errors import RiseError
+from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.nodes import qos
 from rise_perception.nodes.node_process import NodeProcess, environment, free_domain
 
 #: Seconds until the first grasp must be done, and between two of them.
 START, STUCK = 300.0, 180.0
-#: Seconds that the interaction node gets for the last episodes, and the learner for the update in work.
+#: Seconds at most for the interaction node's last episodes, and for the learner's update in work.
 LAST_EPISODES, LAST_UPDATE = 10.0, 3600.0
 #: Seconds without work after which the learner has nothing to do.
 AT_REST = 10.0
@@ -106,7 +107,7 @@ def run_live(
         start("interaction_node", {"episode_store": episodes})
         robot = start("cell_node", {**cell, "log": str(picks)})
         _follow(robot, nodes, picks, int(cell["picks"]), watcher, title)
-        watcher.spin(LAST_EPISODES)
+        _await_episodes(folder / EPISODES, int(cell["picks"]), watcher)
         if learner is not None:
             print("waiting for the update in work", flush=True)
             end = time.monotonic() + LAST_UPDATE
@@ -152,6 +153,13 @@ def _follow(
                 )
         done = read_picks(picks)
         bar.update(len(done) - bar.n)
+
+
+def _await_episodes(folder: Path, grasps: int, watcher: _Watcher) -> None:
+    """Wait until every grasp is an episode, and not for ever: one may have brought none."""
+    store, end = EpisodeStore(folder), time.monotonic() + LAST_EPISODES
+    while len(store.entries()) < grasps and time.monotonic() < end:
+        watcher.spin(0.2)
 
 
 def _check(nodes: list[NodeProcess]) -> None:

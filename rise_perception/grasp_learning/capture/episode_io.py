@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rise_perception.core.config import build_config, typed
+from rise_perception.core.config import typed
 from rise_perception.core.errors import ConfigError, DataError, RiseError, require
 from rise_perception.core.files import read_bounded, write_bytes
 from rise_perception.core.frame import CameraIntrinsics, Frame
@@ -39,9 +39,9 @@ from rise_perception.grasp_learning.capture.episode_record import (
     FORMAT,
     SIDES,
     InstancesRecord,
-    LabelsRecord,
     SideRecord,
     episode_record,
+    labels_record,
 )
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
@@ -125,7 +125,7 @@ def read_episode(folder: Path) -> Episode:
 
 def write_labels(folder: Path, episode_labels: EpisodeLabels) -> None:
     """Write labels into an episode's folder, atomically."""
-    arrays = {"known": episode_labels.known, "left": episode_labels.left, "appeared": episode_labels.appeared}
+    arrays = {"known": episode_labels.known, "removed": episode_labels.removed, "added": episode_labels.added}
     record = {
         "format": FORMAT,
         "verdict": episode_labels.verdict.value,
@@ -147,7 +147,7 @@ def read_labels(folder: Path) -> EpisodeLabels:
         DataError: there are none, or they are damaged.
     """
     try:
-        record = build_config(LabelsRecord, _read_json(folder / LABELS), "labels")
+        record = labels_record(_read_json(folder / LABELS))
         size = record.size
         pixels = size[0] * size[1]
         require(pixels <= MAX_PIXELS, "labels.size", size, f"of at most {MAX_PIXELS} pixels")
@@ -166,8 +166,8 @@ def read_labels(folder: Path) -> EpisodeLabels:
             _decode_mask(record.known, size),
             np.array(record.unmoved, np.uint16),
             np.array(record.to_after, np.float64),
-            _decode_mask(record.left, size),
-            _decode_mask(record.appeared, size),
+            _decode_mask(record.removed, size),
+            _decode_mask(record.added, size),
         )
     except RiseError as error:
         raise DataError(

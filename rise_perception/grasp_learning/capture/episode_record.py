@@ -140,8 +140,8 @@ class LabelsRecord:
     size: tuple[int, int]
     masks: tuple[str, ...]
     known: str
-    left: str
-    appeared: str
+    removed: str
+    added: str
     unmoved: tuple[int, ...]
     to_after: tuple[tuple[float, float, float], tuple[float, float, float]]
 
@@ -168,4 +168,20 @@ def episode_record(raw: Any) -> EpisodeRecord:
     if isinstance(before, dict):
         before.setdefault("model_version", version)
     made: EpisodeRecord = build_config(EpisodeRecord, raw, "episode")
+    return made
+
+
+def labels_record(raw: Any) -> LabelsRecord:
+    """The record in what ``labels.json`` holds, also one of an older store.
+
+    Raises:
+        ConfigError: a field is unknown, missing, of the wrong kind or out of range.
+        DataError: it is no mapping.
+    """
+    if not isinstance(raw, dict):
+        raise DataError(f"it holds a {type(raw).__name__}; expected a mapping")
+    for older, name in (("left", "removed"), ("appeared", "added")):
+        if older in raw:
+            raw.setdefault(name, raw.pop(older))
+    made: LabelsRecord = build_config(LabelsRecord, raw, "labels")
     return made

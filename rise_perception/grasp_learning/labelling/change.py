@@ -47,8 +47,8 @@ class Change:
     """Regions of the frame before, in its pixels.
 
     Attributes:
-        left: (H, W) bool, what was here before is gone.
-        appeared: (H, W) bool, something is here now that was not.
+        removed: (H, W) bool, what was here before is gone.
+        added: (H, W) bool, something is here now that was not.
         farther, measured: (H, W) bool, what is seen now lies farther away; where depth can tell.
         same: (H, W) bool, certainly unchanged: depth says so, or texture that is still there.
         shadow: (H, W) bool, looks like the same thing, darker or brighter, and no depth to tell.
@@ -59,8 +59,8 @@ class Change:
         exposure: from the frame before to the frame after.
     """
 
-    left: np.ndarray
-    appeared: np.ndarray
+    removed: np.ndarray
+    added: np.ndarray
     farther: np.ndarray
     measured: np.ndarray
     same: np.ndarray
@@ -96,18 +96,18 @@ def find_change(before: Observation, after: Observation) -> Change:
     reach = max(2, round(REACH * np.sqrt(size[0] * size[1] / (320 * 240))))
     changed = (_to_edge(evidence_color, reach) | _to_edge(evidence_depth, reach)) & compared
     nearer, farther = known & (depth < -DEPTH_SAME), known & (depth > DEPTH_SAME)
-    left, appeared = _clean(changed & ~nearer, reach), _clean(changed & ~farther, reach)
-    left, appeared = _choose_side(left, appeared, farther, nearer, known, first.image, image)
+    removed, added = _clean(changed & ~nearer, reach), _clean(changed & ~farther, reach)
+    removed, added = _choose_side(removed, added, farther, nearer, known, first.image, image)
     flat = same & one_way
-    unchanged = known & ~left & ~appeared
-    left = _without_shadow(left & compared, farther, flat, depth, unchanged, reach)
-    appeared = _without_shadow(appeared & compared, nearer, flat, depth, unchanged, reach)
-    share = float((left | appeared).sum() / max(1, compared.sum()))
+    unchanged = known & ~removed & ~added
+    removed = _without_shadow(removed & compared, farther, flat, depth, unchanged, reach)
+    added = _without_shadow(added & compared, nearer, flat, depth, unchanged, reach)
+    share = float((removed | added).sum() / max(1, compared.sum()))
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
-    certain &= compared & ~left & ~appeared
+    certain &= compared & ~removed & ~added
     evidence = np.maximum(evidence_color, evidence_depth)
     return Change(
-        left, appeared, farther, known, certain, shadow & ~known, compared, evidence, share, motion, exposure
+        removed, added, farther, known, certain, shadow & ~known, compared, evidence, share, motion, exposure
     )
 
 
@@ -191,8 +191,8 @@ def pieces(mask: np.ndarray) -> np.ndarray:
 
 
 def _choose_side(
-    left: np.ndarray,
-    appeared: np.ndarray,
+    removed: np.ndarray,
+    added: np.ndarray,
     farther: np.ndarray,
     nearer: np.ndarray,
     known: np.ndarray,
@@ -201,8 +201,8 @@ def _choose_side(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give each region to one side: by depth, or by which picture has the region's outline as an edge."""
     edges_first, edges_second = _edges(first), _edges(second)
-    sides = [np.zeros_like(left), np.zeros_like(left)]
-    for region in [*pieces(left), *pieces(appeared & ~left)]:
+    sides = [np.zeros_like(removed), np.zeros_like(removed)]
+    for region in [*pieces(removed), *pieces(added & ~removed)]:
         if (region & (farther | nearer)).sum() > 0.3 * region.sum():
             gone = (region & farther).sum() >= (region & nearer).sum()
         else:

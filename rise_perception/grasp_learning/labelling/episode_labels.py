@@ -52,7 +52,7 @@ class EpisodeLabels:
             the others out (the robot, neighbours that moved, doubtful edges).
         unmoved: (K,) uint16, labels of the frame before's predictions that look the same in the frame after.
         to_after: (2, 3) float64, maps pixels (x, y) of the frame before to the frame after.
-        left, appeared: (H, W) bool, the change that this was concluded from (:mod:`.change`).
+        removed, added: (H, W) bool, the change that this was concluded from (:mod:`.change`).
     """
 
     verdict: Verdict
@@ -62,8 +62,8 @@ class EpisodeLabels:
     known: np.ndarray
     unmoved: np.ndarray
     to_after: np.ndarray
-    left: np.ndarray
-    appeared: np.ndarray
+    removed: np.ndarray
+    added: np.ndarray
 
     @property
     def teaches(self) -> bool:

@@ -44,8 +44,8 @@ def label_episode(episode: Episode) -> EpisodeLabels:
 def label_change(change: Change, before: Observation, grasp: Grasp) -> EpisodeLabels:
     """Reconcile what changed with the predictions in the frame before and with the reported outcome."""
     found = _refuse(change) or _Case(change, before, grasp).decide()
-    masks = np.stack(found.masks) if found.masks else np.zeros((0, *change.left.shape), bool)
-    changed = change.left | change.appeared
+    masks = np.stack(found.masks) if found.masks else np.zeros((0, *change.removed.shape), bool)
+    changed = change.removed | change.added
     edge = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     return EpisodeLabels(
         verdict=found.verdict,
@@ -55,8 +55,8 @@ def label_change(change: Change, before: Observation, grasp: Grasp) -> EpisodeLa
         known=change.compared & (masks.any(axis=0) | ~changed) & ~edge,
         unmoved=_unmoved(change, before) if found.verdict != Verdict.REJECTED else np.zeros(0, np.uint16),
         to_after=change.motion.matrix,
-        left=change.left,
-        appeared=change.appeared,
+        removed=change.removed,
+        added=change.added,
     )
 
 
@@ -74,7 +74,7 @@ def _rejected(cause: Cause, reason: str) -> _Found:
 
 def _refuse(change: Change) -> _Found | None:
     """Reasons that make any comparison worthless."""
-    height, width = change.left.shape
+    height, width = change.removed.shape
     if change.motion.shift > FARTHEST * np.hypot(height, width):
         return _rejected(Cause.CAMERA_MOVED, f"the camera moved by {change.motion.shift:.0f} pixels")
     gain = change.exposure.gain
@@ -93,7 +93,7 @@ def _unmoved(change: Change, before: Observation) -> np.ndarray:
     """Labels of predictions whose pixels are all seen again, unchanged."""
     if before.instances is None:
         return np.zeros(0, np.uint16)
-    changed = cv2.dilate((change.left | change.appeared | ~change.compared).astype(np.uint8), np.ones((3, 3)))
+    changed = cv2.dilate((change.removed | change.added | ~change.compared).astype(np.uint8), np.ones((3, 3)))
     kept = []
     for row in _items(before):
         mask = before.instances.mask(row)
@@ -116,8 +116,8 @@ class _Case:
 
     def __init__(self, change: Change, before: Observation, grasp: Grasp) -> None:
         self.change, self.grasp = change, grasp
-        self.left = list(pieces(change.left))
-        self.appeared = list(pieces(change.appeared))
+        self.removed = list(pieces(change.removed))
+        self.added = list(pieces(change.added))
         found = before.instances
         rows = _items(before)
         self.predicted = [] if found is None else [found.mask(row) for row in rows]
@@ -129,7 +129,7 @@ class _Case:
     def decide(self) -> _Found:
         """The verdict."""
         outcome = self.grasp.outcome
-        if not self.left and not self.appeared:
+        if not self.removed and not self.added:
             if outcome in (Outcome.SUCCESS, Outcome.DOUBLE):
                 return _rejected(Cause.NOTHING_CHANGED, "nothing changed although success was reported")
             return _Found(Verdict.EMPTY, Cause.AS_REPORTED, "nothing changed")
@@ -139,7 +139,7 @@ class _Case:
             return self._moved()
         if outcome == Outcome.UNKNOWN and self._landed():
             return self._explained() or self._moved()
-        if not self.left:
+        if not self.removed:
             return self._explained() or _rejected(Cause.AMBIGUOUS, "something appeared, and nothing left")
         if outcome == Outcome.DOUBLE:
             return self._double(Cause.AS_REPORTED, "two items left, as reported")
@@ -150,8 +150,8 @@ class _Case:
 
     def _intruder(self) -> _Found | None:
         """Something over the border that no prediction explains: the robot, or a person."""
-        enough = INTRUDER * self.change.left.size
-        for piece, when in [*((p, "after") for p in self.appeared), *((p, "before") for p in self.left)]:
+        enough = INTRUDER * self.change.removed.size
+        for piece, when in [*((p, "after") for p in self.added), *((p, "before") for p in self.removed)]:
             border = piece[0].sum() + piece[-1].sum() + piece[:, 0].sum() + piece[:, -1].sum()
             explained = max((float((piece & p).sum() / p.sum()) for p in self.predicted), default=0.0)
             if piece.sum() >= enough and border > 0.25 * np.sqrt(piece.sum()) and explained < 0.5:
@@ -162,23 +162,23 @@ class _Case:
 
     def _landed(self) -> bool:
         """True when something appeared that may be what left."""
-        gone = sum(int(p.sum()) for p in self.left)
-        return sum(int(p.sum()) for p in self.appeared) > 0.3 * gone
+        gone = sum(int(p.sum()) for p in self.removed)
+        return sum(int(p.sum()) for p in self.added) > 0.3 * gone
 
     def _moved(self) -> _Found:
         """Nothing was to leave, so what changed has moved; where a prediction agrees, that is its mask."""
-        masks = tuple(piece for piece in self.left if self._best(piece)[1] >= AGREEMENT)
+        masks = tuple(piece for piece in self.removed if self._best(piece)[1] >= AGREEMENT)
         reported = self.grasp.outcome in (Outcome.DROPPED, Outcome.UNKNOWN)
         cause = Cause.AS_REPORTED if reported else Cause.NOT_AS_REPORTED
         return _Found(Verdict.MOVED, cause, "an item changed its place", masks)
 
     def _double(self, cause: Cause, reason: str) -> _Found:
         """Several items left: a label for each that its prediction agrees with."""
-        masks = [piece for piece in self.left if self._best(piece)[1] >= AGREEMENT]
-        if not masks and len(self.left) == 1:  # side by side: one region, which two predictions may divide
-            inside = [p for p in self.predicted if (p & self.left[0]).sum() >= INSIDE * p.sum()]
-            if len(inside) == 2 and mask_iou(inside[0] | inside[1], self.left[0]) >= AGREEMENT:
-                masks = [p & self.left[0] for p in inside]
+        masks = [piece for piece in self.removed if self._best(piece)[1] >= AGREEMENT]
+        if not masks and len(self.removed) == 1:  # side by side: one region, which two predictions may divide
+            inside = [p for p in self.predicted if (p & self.removed[0]).sum() >= INSIDE * p.sum()]
+            if len(inside) == 2 and mask_iou(inside[0] | inside[1], self.removed[0]) >= AGREEMENT:
+                masks = [p & self.removed[0] for p in inside]
         return _Found(Verdict.DOUBLE, cause, reason, tuple(masks))
 
     def _single(self) -> _Found:
@@ -190,14 +190,14 @@ class _Case:
             return _rejected(Cause.TOO_LARGE, f"what left is {item.mean():.0%} of the picture")
         if self._is_cut(item):
             return _rejected(Cause.HIDDEN, "the robot hides a part of what left")
-        others = [p for p in self.left if not (p & item).any() and self._best(p)[1] >= AGREEMENT]
-        if others and not self.appeared:
+        others = [p for p in self.removed if not (p & item).any() and self._best(p)[1] >= AGREEMENT]
+        if others and not self.added:
             return self._double(Cause.NOT_AS_REPORTED, "two items left, and one was reported")
         item, trimmed = self._without_neighbours(item)
         row, overlap = self._best(item)
         if overlap >= AGREEMENT:
             return _Found(Verdict.CONFIRMED, Cause.AGREES, f"the mask agrees ({overlap:.2f})", (item,))
-        if trimmed or self._appeared_beside(item):
+        if trimmed or self._added_beside(item):
             return _rejected(
                 Cause.AMBIGUOUS, "neighbours moved, and no prediction says which part is the item"
             )
@@ -207,7 +207,7 @@ class _Case:
 
     def _explained(self) -> _Found | None:
         """Without depth: the one prediction that is gone, where hardly anything else clearly changed."""
-        changed = self.change.left | self.change.appeared
+        changed = self.change.removed | self.change.added
         clear = changed & (self.change.evidence > CLEARLY)
         gone = [
             row
@@ -277,16 +277,16 @@ class _Case:
     def _item(self) -> np.ndarray | None:
         """What left: the piece at the target, with others in the same prediction (something lay across)."""
         if self.target is None:
-            item = self.left[0]
+            item = self.removed[0]
             row = self._best(item)[0]
         else:
             row = self.target
             aimed = self.predicted[row]
-            item = max(self.left, key=lambda piece: int((piece & aimed).sum()))
+            item = max(self.removed, key=lambda piece: int((piece & aimed).sum()))
             if (item & aimed).sum() < 0.1 * min(item.sum(), aimed.sum()):
                 return None
         if row >= 0:
-            for piece in self.left:
+            for piece in self.removed:
                 if (piece & self.predicted[row]).sum() >= INSIDE * piece.sum():
                     item = item | piece
         return item
@@ -314,7 +314,7 @@ class _Case:
             return True
         return bool((measured & self.change.farther).sum() >= OPENED * measured.sum())
 
-    def _appeared_beside(self, item: np.ndarray) -> bool:
+    def _added_beside(self, item: np.ndarray) -> bool:
         """True when something appeared next to the item: a neighbour slid, and the change is of both."""
         near = cv2.dilate(item.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
-        return any((p & near).any() and p.sum() > 0.1 * item.sum() for p in self.appeared)
+        return any((p & near).any() and p.sum() > 0.1 * item.sum() for p in self.added)

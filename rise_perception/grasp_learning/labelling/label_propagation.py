@@ -140,7 +140,7 @@ def _pause(first: Episode, labels: EpisodeLabels, second: Episode) -> FrameTrans
     change = find_change(left, found)
     if change.share > SAME_SCENE or change.motion.shift > STILL:
         return None
-    return FrameTransition(change.left, change.appeared, change.motion.matrix)
+    return FrameTransition(change.removed, change.added, change.motion.matrix)
 
 
 def _over_the_pause(grasp: _Grasp, later: _Grasp) -> Iterator[ItemMask]:
@@ -161,18 +161,18 @@ class FrameTransition:
     """What happened between two frames.
 
     Attributes:
-        left, appeared: (H, W) bool, in the pixels of the earlier one.
+        removed, added: (H, W) bool, in the pixels of the earlier one.
         to_later: (2, 3), from its pixels to the later one's.
     """
 
-    left: np.ndarray
-    appeared: np.ndarray
+    removed: np.ndarray
+    added: np.ndarray
     to_later: np.ndarray
 
     @staticmethod
     def of(episode_labels: EpisodeLabels) -> FrameTransition:
         """Of a grasp."""
-        return FrameTransition(episode_labels.left, episode_labels.appeared, episode_labels.to_after)
+        return FrameTransition(episode_labels.removed, episode_labels.added, episode_labels.to_after)
 
 
 def propagate_backward(mask: np.ndarray, transition: FrameTransition) -> np.ndarray | None:
@@ -186,9 +186,9 @@ def propagate_backward(mask: np.ndarray, transition: FrameTransition) -> np.ndar
     height, width = mask.shape
     flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
     there = cv2.warpAffine(mask.astype(np.uint8), transition.to_later, (width, height), flags=flags) > 0
-    if size == 0 or (there & transition.appeared).sum() > CAME * size:
+    if size == 0 or (there & transition.added).sum() > CAME * size:
         return None
-    seen = there & ~transition.left & ~transition.appeared
+    seen = there & ~transition.removed & ~transition.added
     count, _, statistics, _ = cv2.connectedComponentsWithStats(seen.astype(np.uint8), connectivity=4)
     largest = int(statistics[1:, cv2.CC_STAT_AREA].max()) if count > 1 else 0
     if largest < IN_SIGHT * size or largest < IN_ONE_PIECE * int(seen.sum()):

@@ -10,7 +10,7 @@ from rise_perception.evaluation.panels import fit_width, outline, side_by_side, 
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
 
-LEFT, APPEARED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
+REMOVED, ADDED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
 TITLES = ("before", "after", "predicted before", "learned")
 #: Pixels: width of a panel, space between two.
 PANEL, GAP = 480, 8
@@ -26,7 +26,7 @@ _COLORS = {
 def draw_labels(episode: Episode, episode_labels: EpisodeLabels, zoom: bool = False) -> np.ndarray:
     """Draw an episode for a person, panels with titles side by side.
 
-    The last panel shows the frame before in grey, what left (red) and appeared (blue), and in colour what
+    The last panel shows the frame before in grey, what was removed (red) and added (blue), and in colour what
     is a label now, outlined in green. The robot is black.
 
     Args:
@@ -62,8 +62,8 @@ def draw_episode(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
 def _learned(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
     before = episode.before.frame.image
     drawn = _dimmed(before, 0.5)
-    tint(drawn, episode_labels.left, LEFT, 0.65)
-    tint(drawn, episode_labels.appeared, APPEARED, 0.65)
+    tint(drawn, episode_labels.removed, REMOVED, 0.65)
+    tint(drawn, episode_labels.added, ADDED, 0.65)
     for side in (episode.before, episode.after):
         if side.robot is not None:
             drawn[side.robot] = 0
@@ -77,7 +77,7 @@ def _learned(episode: Episode, episode_labels: EpisodeLabels) -> np.ndarray:
 
 def _around(episode_labels: EpisodeLabels, size: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of the window, in the picture's proportions, in which something changed."""
-    ys, xs = np.nonzero(episode_labels.left | episode_labels.appeared | episode_labels.masks.any(axis=0))
+    ys, xs = np.nonzero(episode_labels.removed | episode_labels.added | episode_labels.masks.any(axis=0))
     if not len(ys):
         return slice(0, size[0]), slice(0, size[1])
     spread = max(np.ptp(ys) / size[0], np.ptp(xs) / size[1])

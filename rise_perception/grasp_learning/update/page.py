@@ -62,8 +62,8 @@ def labels_section(episodes: EpisodeStore, most: int = 12) -> Section:
         )
     ]
     text = (
-        f"{sum(counts.values())} grasps. The last panel shows what left in red, what appeared in blue, and "
-        "in its colours, outlined in green, what is a label since."
+        f"{sum(counts.values())} grasps. The last panel shows what was removed in red, what was added in "
+        "blue, and in its colours, outlined in green, what is a label since."
     )
     return Section("What the grasps taught", text, [Table(("verdict", "grasps"), rows)], pictures)
 
