@@ -183,7 +183,8 @@ def test_killed_between_the_promotion_and_its_memory_the_trial_is_over(robot: Ro
     robot.models.promote(candidate, robot.base)
     robot.restart()
     result = robot.learner.watch()
-    assert result is not None and result.version == candidate
+    assert result is not None
+    assert result.version == candidate
     assert not robot.learner.memory.trial.version
     assert set(robot.learner.memory.learned) == {"a", "b"}
 
