@@ -216,7 +216,7 @@ class _Learning:
             config = replace(config, **{room or name: part})
         self._learner = OnlineLearner(config, self._models, self._episodes)
         self._segmenter = Segmenter.load(self._models.serving().folder, "cpu")
-        self._due_at, self._busy_until = 0, 0
+        self._busy_until = 0
         self._updates: list[Row] = []
 
     def look(self, image: np.ndarray, depth: np.ndarray) -> tuple[Instances, str]:
@@ -227,10 +227,11 @@ class _Learning:
         self._episodes.add(episode, label_episode(episode))
         if pick.number < self._busy_until:
             return
-        changed = [self._learner.watch(), self._learner.learn_outcomes()]
-        if any(change is not None for change in changed) or self._due_at:
-            self._due_at = 0
-            self._segmenter = Segmenter.load(self._models.serving().folder, "cpu")
+        self._learner.watch()
+        self._learner.learn_outcomes()
+        version = self._learner.version_to_serve(pick.number * self._plan.period)
+        if version != self._segmenter.version:
+            self._segmenter = Segmenter.load(self._models.find(version).folder, "cpu")
         if self._learner.is_due():
             try:
                 update = self._learner.update()
@@ -238,7 +239,6 @@ class _Learning:
                 return
             begun = pick.number
             self._busy_until = begun + round(self._plan.update_seconds / self._plan.period)
-            self._due_at = self._busy_until
             reason = update.decision.reason
             self._updates.append({"pick": begun, "promoted": update.promoted, "reason": reason})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import picking
@@ -25,6 +27,8 @@ from tiny import tiny_config
 from rise_perception.core import resources
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
+from rise_perception.grasp_learning.update.canary import CanaryConfig, Trial
+from rise_perception.grasp_learning.update.memory import read_memory, write_memory
 from rise_perception.grasp_learning.update.model_store import ModelStore
 from rise_perception.network.build import build_network
 from rise_perception.network.card import ModelCard
@@ -242,6 +246,19 @@ def test_parameters_are_described_bounded_and_those_of_the_yaml_file(robot):
     assert {name: parameter.default for name, parameter in TABLE.items()} == documented
 
 
+def put_on_trial(folder: Path) -> str:
+    """What a learner leaves behind that is killed while a candidate is on trial."""
+    with contextlib.closing(ModelStore(folder, write=True)) as models, models.workplace() as place:
+        card = models.serving().card
+        torch.manual_seed(1)
+        card = save_model(place, build_network(card.network), replace(card, metrics={}))
+        models.add(place, card, {"accepted": True, "episodes": []})
+    trials = (Trial(card.version, 10**18, "s" * count) for count in range(10))
+    trial = next(trial for trial in trials if trial.is_turn(CanaryConfig(0.5)))
+    write_memory(folder, replace(read_memory(folder)[0], trial=trial))
+    return card.version
+
+
 def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
     base = ModelStore(robot.models).serving().version
     client = ActionClient(robot.graph.node, FineTune, f"{NODE}/fine_tune")
@@ -251,10 +268,26 @@ def test_killed_in_an_update_it_comes_back_with_the_last_good_version(robot):
     os.kill(robot.process.pid, signal.SIGKILL)
     assert robot.process.wait(PATIENCE) == -signal.SIGKILL
     assert ModelStore(robot.models).serving().version == base
+    candidate = put_on_trial(robot.models)
+    asked: list[str] = []
+
+    def answer(request: ReloadModel.Request, response: ReloadModel.Response) -> ReloadModel.Response:
+        asked.append(request.version)
+        response.success = True
+        return response
+
+    service = robot.graph.node.create_service(ReloadModel, "/segmentation_node/reload_model", answer)
+    robot.parameters["canary_fraction"] = 0.5
     robot.process = robot.start()
     robot.wait_for_status()
     assert robot.status[-1].serving_version == base
     assert not list(robot.models.glob(".incoming*"))
+    robot.graph.wait(lambda: asked, "a version")
+    assert asked == [candidate]  # has its turn, as before the kill
+    assert f"on trial: {candidate}" in status_text(robot.graph.wait_for_diagnostics("on trial: cell"))
+    assert robot.call(RollbackModel, "rollback_model").version == base
+    robot.graph.wait(lambda: asked[-1] == base, "the serving version")
+    robot.graph.node.destroy_service(service)
     os.kill(robot.process.pid, signal.SIGINT)
     assert robot.process.wait(PATIENCE) == 0
 

@@ -31,6 +31,7 @@ from rise_perception.core.errors import RiseError
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.update.learner import OnlineLearner, TooFewEpisodesError, Update
 from rise_perception.grasp_learning.update.model_store import ModelStore
+from rise_perception.grasp_learning.update.serving_versions import TAKEN_BACK
 from rise_perception.grasp_learning.update.update import Progress, Stopped
 from rise_perception.inference.malloc_tuning import keep_freed_memory
 from rise_perception.inference.segmenter import find_model
@@ -138,7 +139,9 @@ class LearnerNode(Node):
             self._survey = self._learner.survey()
             self._learner.learn_outcomes()
             if self._learner.watch() is not None:
-                self._diagnostics.error(self._learner.memory.last_verdict)
+                verdict = self._learner.memory.last_verdict
+                taken_back = verdict.startswith(TAKEN_BACK)
+                (self._diagnostics.error if taken_back else self.get_logger().info)(verdict)
             if self._survey.total != self._tried:
                 if not (waits := self._learner.waiting()):
                     return Job()
@@ -323,7 +326,7 @@ class LearnerNode(Node):
             status.header.stamp = self.get_clock().now().to_msg()
             self._status.publish(status)
         if self._reload is not None:
-            self._ask(self._reload, status.serving_version)
+            self._ask(self._reload, self._learner.version_to_serve(time.monotonic()))
 
     def _ask(self, service: Client, version: str) -> None:
         """Asks for a version until it serves; a segmentation node that was away is asked anew."""
@@ -362,6 +365,7 @@ class LearnerNode(Node):
             "promoted": str(0 if self._serving is None else self._serving.promoted),
             "rejected": str(memory.rejected),
             "last verdict": memory.last_verdict or "none",
+            "on trial": self._learner.trial_status() or "none",
             "episodes": f"{survey.total}, of which {survey.usable} teach and {survey.new} are new",
             "update": f"{progress.stage}, step {progress.iteration} of {progress.iterations}",
             "segmentation node": self._answer,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 from rise_perception.grasp_learning.update import parameters
+from rise_perception.grasp_learning.update.canary import CanaryConfig
 from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.nodes.parameter_table import Parameter, ParameterTable
 
@@ -62,6 +64,14 @@ TABLE = ParameterTable(
             name: Parameter(default, sentence, limits)
             for name, (default, sentence, limits) in parameters.PARAMETERS.items()
             if name not in NOT_HERE
+        }
+        | {
+            "canary_fraction": Parameter(
+                0.0,
+                "Share of the grasps that are made with a version that has passed the gate, until they show "
+                "that it picks no worse, or that it does; 0: it serves at once. Between 0.02 and 0.5.",
+                (0.0, 0.5),
+            )
         },
     },
 )
@@ -75,4 +85,5 @@ def learner_config(given: SimpleNamespace) -> LearnerConfig:
     """
     anchors = (given.anchors,) if given.anchors else ()
     defaults = {name: default for name, (default, _, _) in parameters.PARAMETERS.items()}
-    return parameters.learner_config(anchors, given.heldout_anchors, defaults | vars(given))
+    config = parameters.learner_config(anchors, given.heldout_anchors, defaults | vars(given))
+    return replace(config, canary=CanaryConfig(given.canary_fraction))

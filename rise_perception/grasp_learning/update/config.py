@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rise_perception.core.errors import ConfigError
+from rise_perception.grasp_learning.update.canary import CanaryConfig
 from rise_perception.grasp_learning.update.gate import GateConfig
 from rise_perception.grasp_learning.update.update import UpdateConfig
 
@@ -26,6 +27,7 @@ class LearnerConfig:
         max_looks: candidates after which a scene has judged enough, and teaches.
         max_heldout: the newest held-out episodes that are looked at.
         device: where networks run.
+        canary: how a candidate that has passed the gate is tried.
     """
 
     anchors: tuple[str, ...]
@@ -39,6 +41,7 @@ class LearnerConfig:
     max_heldout: int = 60
     device: str = "cpu"
     checked: str = ""
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
 
     def __post_init__(self) -> None:
         if not self.anchors or not self.heldout_anchors:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rise_perception.grasp_learning.labelling.label_propagation import (
     beside,
     known_items,
 )
+from rise_perception.grasp_learning.update.canary import Trial
 from rise_perception.grasp_learning.update.checked import CheckedFrames
 from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import (
@@ -33,12 +34,10 @@ from rise_perception.grasp_learning.update.gate import (
     measure,
     measure_anchors,
 )
-from rise_perception.grasp_learning.update.memory import read_memory, write_memory
-from rise_perception.grasp_learning.update.model_store import Current, ModelStore, StoredModel
-from rise_perception.grasp_learning.update.outcomes import OutcomeReader, fit_pick_success, information
-from rise_perception.grasp_learning.update.probation import CERTAIN, picks_worse, weights_of
-from rise_perception.grasp_learning.update.scene_split import SceneSplit
+from rise_perception.grasp_learning.update.model_store import ModelStore, StoredModel
+from rise_perception.grasp_learning.update.probation import weights_of
 from rise_perception.grasp_learning.update.selection import EpisodeCheck, faulty_scenes, sampled
+from rise_perception.grasp_learning.update.serving_versions import ServingVersions
 from rise_perception.grasp_learning.update.update import (
     Progress,
     Stopped,
@@ -46,15 +45,12 @@ from rise_perception.grasp_learning.update.update import (
     train_candidate,
 )
 from rise_perception.grasp_learning.update.update_log import complete_history, write_down
-from rise_perception.inference.pick_success import CARD_KEY
 from rise_perception.network.card import ModelCard, file_checksum
 
 #: How often a candidate that forgets anchors is interpolated with the first model, and by how much.
 DRAWN_BACK, PART_OF_THE_WAY = 2, 0.65
 #: Versions whose figures on the anchors are remembered.
 MAX_MEASURED = 50
-#: The head that foretells outcomes is fitted again when so many are new, and so large a share.
-NEW_OUTCOMES, NEW_OUTCOME_SHARE = 5, 0.25
 
 
 class TooFewEpisodesError(DataError):
@@ -89,7 +85,7 @@ class Update:
     candidate: Measured | None = None
 
 
-class OnlineLearner:
+class OnlineLearner(ServingVersions):
     """Learns from an episode store into a model store.
 
     Args:
@@ -97,28 +93,21 @@ class OnlineLearner:
         models: opened for writing; has begun.
         episodes: the store of episodes, opened for reading.
 
-    Attributes:
-        forgotten: why what an earlier process remembered could not be read; empty when it could.
-
     Raises:
         RiseError: the anchors, or the checked frames, cannot be read.
     """
 
     def __init__(self, config: LearnerConfig, models: ModelStore, episodes: EpisodeStore) -> None:
-        self.config, self.models, self.episodes = config, models, episodes
+        super().__init__(config, models, episodes)
         network = models.serving().card.network
         depth = network.sees_depth
         # What is wrong with the anchors should show now, not when the first episodes have come.
         for path in config.anchors:
             open_labelled(path, network.classes, depth)
         CocoDataset(config.heldout_anchors, network.classes, depth)
-        self.memory, self.forgotten = read_memory(models.root)
-        self.scenes = SceneSplit(models.root, config.heldout_fraction, config.max_looks)
         self._checked = CheckedFrames(config.checked, network) if config.checked else None
         self._checked_ap: dict[str, float] = {}  # weights -> AP on the checked frames
         self._check = EpisodeCheck(episodes, depth)
-        self._outcomes = OutcomeReader(episodes)
-        self._mutex = Lock()
         complete_history(models)
 
     # -- what there is -----------------------------------------------------------------------------
@@ -138,6 +127,8 @@ class OnlineLearner:
         """Why no update is due; empty when one is."""
         if self.memory.paused:
             return "paused by request"
+        if trial := self.memory.trial.version:
+            return f"{trial} is on trial"
         entries = self._entries()
         if fault := self._check.fault(self._believed(entries)):
             return fault
@@ -154,30 +145,8 @@ class OnlineLearner:
     def reset(self) -> StoredModel:
         """Serve what the store of models began with; every episode is new to it."""
         current = self.models.reset()
-        self._remember(learned=(), tried=(), quarantined=(), looks=0)
+        self._remember(learned=(), tried=(), quarantined=(), looks=0, trial=Trial())
         return self.models.find(current.version)
-
-    def rollback(self, version: str = "") -> Current:
-        """Serve an earlier version, and learn no more from what the versions since were trained on.
-
-        Raises:
-            ModelError: there is none, or it is damaged; nothing has changed then.
-        """
-        left = self.models.serving()
-        current = self.models.rollback(version)
-        kept = set(self.models.find(current.version).facts.get("episodes", ()))
-        behind = set(left.facts.get("episodes", ())) - kept
-        self._remember(quarantined=tuple(sorted({*self.memory.quarantined, *behind})))
-        return current
-
-    def _entries(self) -> list[Entry]:
-        entries = self.episodes.entries()
-        self.scenes.refresh(self.episodes, entries)
-        return entries
-
-    def _believed(self, entries: Iterable[Entry]) -> list[Entry]:
-        """The episodes that nobody has taken back."""
-        return [entry for entry in entries if entry.id not in self.memory.quarantined]
 
     def _trusted(self, entry: Entry) -> bool:
         """Whether an episode shows something, and nobody has taken back what was learned from it."""
@@ -196,80 +165,6 @@ class OnlineLearner:
             f"{count} held-out episodes of {scenes} scenes can judge a candidate, gate.min_heldout is "
             f"{gate.min_heldout} and gate.min_scenes {gate.min_scenes}; capture more grasps"
         )
-
-    # -- outcomes ----------------------------------------------------------------------------------
-
-    def learn_outcomes(self) -> StoredModel | None:
-        """Fit what foretells the success of a grasp; a version with it serves when it tells something.
-
-        It costs milliseconds, and learns from every grasp at a mask.
-
-        Returns:
-            the version that serves now; None when nothing has changed.
-        """
-        if self.memory.paused:
-            return None
-        believed = self._believed(self._entries())
-        outcomes = self._outcomes.read(believed, self.scenes.scene)
-        fitted = self.memory.outcomes
-        if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_SHARE * fitted):
-            return None
-        self._remember(outcomes=len(outcomes))
-        head, told = fit_pick_success(list(outcomes.values())), information(list(outcomes.values()))
-        if head is None or not told > 0:
-            return None
-        serving = self.models.serving()
-        name = f"{serving.card.name.split('-picks')[0]}-picks{len(outcomes)}"
-        card = dataclasses.replace(serving.card, name=name, metrics={CARD_KEY: head.to_json()})
-        reason = f"pick success of {len(outcomes)} grasps tells {told:.3f} nats a grasp of other scenes"
-        facts: dict[str, object] = {
-            **{k: serving.facts[k] for k in ("anchor_ap", "heldout") if k in serving.facts},
-            "parent": serving.version,
-            "note": reason,
-            "accepted": True,
-            "episodes": sorted({*serving.facts.get("episodes", ()), *outcomes}),
-        }
-        with self.models.workplace() as place:
-            self.models.copy_weights(serving, place)
-            self.models.add(place, card, facts)
-        try:
-            self.models.promote(card.version, serving.version)
-        except ModelError:  # somebody rolled back meanwhile
-            return None
-        said = {"verdict": "promoted", "reason": reason, "candidate": card.version, "parent": serving.version}
-        write_down(self.models.root, {**said, "episodes": len(outcomes)})
-        return self.models.find(card.version)
-
-    def watch(self) -> Current | None:
-        """Take serving weights back whose grasps succeed less often than those before them.
-
-        Returns:
-            the version that serves instead; None when nothing has changed.
-        """
-        serving, current = self.models.serving(), self.models.current()
-        if current is None or self.memory.paused:
-            return None
-        believed = self._believed(self._entries())
-        outcomes = list(self._outcomes.read(believed, self.scenes.scene).values())
-        loss = picks_worse(outcomes, serving.version)
-        earlier = [v for v in current.history if weights_of(v) != weights_of(serving.version)]
-        if loss < CERTAIN or not earlier:
-            return None
-        try:
-            result = self.rollback(earlier[-1])
-        except ModelError:  # it has gone to make room
-            return None
-        reason = f"{serving.version} picks worse than {earlier[-1]} before it (probability {loss:.3f})"
-        self._remember(last_verdict=f"taken back: {reason}")
-        write_down(
-            self.models.root, {"verdict": "taken back", "reason": reason, "candidate": serving.version}
-        )
-        return result
-
-    def _head(self) -> dict[str, object]:
-        """What the serving card says about pick success."""
-        metrics = self.models.serving().card.metrics
-        return {CARD_KEY: metrics[CARD_KEY]} if CARD_KEY in metrics else {}
 
     # -- an update ---------------------------------------------------------------------------------
 
@@ -292,9 +187,12 @@ class OnlineLearner:
 
         Raises:
             TooFewEpisodesError: there is too little to learn from, or to judge by.
-            DataError: one of ``ids`` is not stored, or cannot teach.
+            DataError: one of ``ids`` is not stored, or cannot teach; or a version is on trial, and this
+                one may serve.
             Stopped: by ``stop``.
         """
+        if promote and (trial := self.memory.trial.version):
+            raise DataError(f"{trial} is on trial; wait for its end, or roll it back")
         stop, begun = stop or Event(), time.monotonic()
         report(Progress("loading"))
         serving, base = self.models.serving(), self.models.base()
@@ -333,7 +231,11 @@ class OnlineLearner:
             if decision.accepted or not promote:
                 self.models.add(place, card, facts)
         promoted = decision.accepted and promote
-        if promoted:
+        if promoted and self.config.canary.fraction:
+            promoted = False
+            newest = max((entry.stamp for entry in self.episodes.entries()), default=0)
+            self._remember(trial=Trial(card.version, newest))
+        elif promoted:
             try:
                 self.models.promote(card.version, serving.version)
             except ModelError as error:
@@ -487,8 +389,3 @@ class OnlineLearner:
         )
         said = {"verdict": verdict, "reason": result.decision.reason, "candidate": result.version}
         write_down(self.models.root, {**said, "episodes": len(training), **facts})
-
-    def _remember(self, **changes: object) -> None:
-        with self._mutex:  # somebody may pause while an update ends
-            self.memory = dataclasses.replace(self.memory, **changes)  # type: ignore[arg-type]
-            write_memory(self.models.root, self.memory)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rise_perception.core.errors import DataError, require
 from rise_perception.core.files import write_json
 from rise_perception.core.json_files import read_record
+from rise_perception.grasp_learning.update.canary import Trial
 
 MEMORY = "learner.json"
 #: Bytes of it: the ids of a quarter of a million episodes.
@@ -29,6 +30,7 @@ class Memory:
         rejected: candidates that the gate refused.
         last_verdict: why the last candidate was promoted or rejected.
         paused: nothing is learned until somebody resumes.
+        trial: of a candidate that has some of the grasps, see :mod:`.canary`.
     """
 
     learned: tuple[str, ...] = ()
@@ -40,6 +42,7 @@ class Memory:
     rejected: int = 0
     last_verdict: str = ""
     paused: bool = False
+    trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:
         for count in (self.rejected, self.looks, self.outcomes):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rise_perception.core.errors import DataError
-from rise_perception.grasp_learning.capture.episode import Episode, Outcome
+from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Outcome
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 from rise_perception.inference.pick_success import FEATURES, PickSuccess, pick_features
@@ -46,18 +46,23 @@ class GraspOutcome:
     version: str = ""
 
 
+def succeeded(grasp: Grasp, labels: EpisodeLabels) -> bool | None:
+    """Whether a grasp held one item; None where nobody knows, or what is reported contradicts the frames."""
+    if grasp.outcome == Outcome.SUCCESS:
+        return None if labels.cause in _CONTRADICTED else labels.verdict != Verdict.DOUBLE
+    return None if grasp.outcome == Outcome.UNKNOWN else False
+
+
 def outcome_of(episode: Episode, labels: EpisodeLabels, scene: str) -> GraspOutcome | None:
     """What a grasp says of its mask; None where no mask was aimed at, or nobody knows what came of it."""
     found, grasp = episode.before.instances, episode.grasp
-    if found is None or grasp.target_id < 0 or grasp.outcome == Outcome.UNKNOWN:
+    success = succeeded(grasp, labels)
+    if found is None or grasp.target_id < 0 or success is None:
         return None
     rows = np.flatnonzero(found.ids == grasp.target_id)
-    if not len(rows) or (grasp.outcome == Outcome.SUCCESS and labels.cause in _CONTRADICTED):
+    if not len(rows):
         return None
-    one = np.zeros(len(found), bool)
-    one[rows[0]] = True
     features = pick_features(found, episode.before.frame.depth)[rows[0]]
-    success = grasp.outcome == Outcome.SUCCESS and labels.verdict != Verdict.DOUBLE
     return GraspOutcome(scene, features, success, episode.model_version)
 
 
