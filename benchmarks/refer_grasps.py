@@ -179,7 +179,10 @@ def _prepare(plan: Plan, segmenter: Segmenter) -> list[Told]:
     if len(test) <= plan.judges:
         raise DataError(f"{plan.cell} has {len(test)} test pictures; more than {plan.judges} are needed")
     if not (plan.out / "test.sentences.jsonl").is_file():
-        write_json(plan.out / "test.json", {**content["test"], "images": test[-plan.judges :]})
+        kept = {image["id"] for image in test[-plan.judges :]}
+        notes = [note for note in content["test"]["annotations"] if note["image_id"] in kept]
+        judging = {**content["test"], "images": test[-plan.judges :], "annotations": notes}
+        write_json(plan.out / "test.json", judging)
         write_sentences(plan.out, "test", SENTENCES, plan.seed)
     path = plan.out / "told.json"
     if not path.is_file():
