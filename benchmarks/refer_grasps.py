@@ -1,8 +1,9 @@
 """What grasps with `referred` teach about sentences: a cell of parts whose names no model was taught.
 
 An operator calls each kind of part by a word of the vocabulary. The robot is asked for parts, takes what it
-finds, or else the likeliest candidate, and is told whether that was the one. It is measured on other fillings
-of the tote what it has learned. The scenes are stills: what was taken is outlined by its true mask.
+finds, or else the likeliest candidate, and is told whether that was the one; if not, it puts the item aside
+and is asked again. What it has learned is measured on other fillings of the tote. The scenes are stills: what
+was taken is outlined by its true mask, and only its instance goes.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ CALLED = {
     "tee": "pen", "cross": "toy", "gear": "ring", "bracket": "box", "coil": "can",
     "spool": "can", "cone": "mug", "dumbbell": "pen", "star": "toy", "comb": "box",
 }  # fmt: skip
-#: Grasps from one still, and sentences that are asked about each picture that judges.
-OF_A_STILL, SENTENCES = 4, 12
+#: Grasps from one still after which the next one is looked at, tries of an order, and sentences about each
+#: picture that judges.
+OF_A_STILL, TRIES, SENTENCES = 4, 3, 12
 #: How often the pictures that judge are drawn for an interval.
 DRAWS = 2000
 
@@ -205,29 +207,32 @@ def _called(path: Path) -> Row:
 def _grasp(
     plan: Plan, segmenter: Segmenter, content: dict[str, Row], stills: list[tuple[str, Row]]
 ) -> Iterator[Told]:
-    """Grasps, each asked for by a sentence that fits one item."""
+    """Grasps, each asked for by a sentence that fits one item; it is asked again until that item is there."""
     referrer, done = Referrer.load(plan.model), 0
     data = {part: _Pictures(plan.out, whole) for part, whole in content.items()}
     for number, (part, image) in enumerate(stills):
         picture, depth, labels, notes = data[part].read(image)
         things = scene_things(plan.out, image, notes)
-        view = referrer.look(picture, depth, segmenter(picture, depth))
-        rng, taken = np.random.default_rng([plan.seed, number, 21]), set[int]()
-        for saying in describe(rng, things, things.areas >= MIN_PIXELS, 3 * OF_A_STILL):
-            answer = referrer.answer(view, saying.sentence)
-            if answer.status not in (Status.FOUND, Status.AMBIGUOUS) or not answer.candidates:
-                continue
-            under = labels[view.instances.mask(answer.candidates[0])]
-            item = int(np.bincount(under, minlength=1).argmax())
-            if not item or item in taken:
-                continue
-            right = item in [notes[k]["label"] for k in saying.items]
-            yield Told(image["file_name"], saying.sentence, item, right)
-            taken.add(item)
-            done += 1
-            if done == plan.grasps:
-                return
-            if len(taken) == OF_A_STILL:
+        left, taken = segmenter(picture, depth), 0
+        rng = np.random.default_rng([plan.seed, number, 21])
+        for saying in describe(rng, things, things.areas >= MIN_PIXELS, OF_A_STILL):
+            meant = [notes[k]["label"] for k in saying.items]
+            for _ in range(TRIES):
+                answer = referrer.answer(referrer.look(picture, depth, left), saying.sentence)
+                if answer.status not in (Status.FOUND, Status.AMBIGUOUS) or not answer.candidates:
+                    break
+                row = answer.candidates[0]
+                item = int(np.bincount(labels[left.mask(row)], minlength=1).argmax())
+                left = left.only(np.arange(len(left)) != row)
+                if not item:  # nothing is there to be held
+                    continue
+                yield Told(image["file_name"], saying.sentence, item, item in meant)
+                done, taken = done + 1, taken + 1
+                if done == plan.grasps:
+                    return
+                if item in meant:
+                    break
+            if taken >= OF_A_STILL:
                 break
 
 
