@@ -22,7 +22,9 @@ from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.teaching import trainer as trainer_module
 from rise_perception.teaching.config import Recipe, TeachConfig, plan_rounds
 from rise_perception.teaching.page import write_page
-from rise_perception.teaching.scenes import gather_material, shipped_pictures
+from rise_perception.teaching.reading import read_given
+from rise_perception.teaching.rounds import prepare_round
+from rise_perception.teaching.scenes import SHIPPED_BAG, gather_material, shipped_pictures
 from rise_perception.teaching.teach import teach
 from rise_perception.teaching.trainer import TeachTrainer, silenced, spread_class_heads
 
@@ -238,3 +240,17 @@ def test_the_rate_falls_with_time_and_the_run_ends_with_it(tmp_path, start):
     assert state["seconds_per_step"] > 0
     assert state["done"]
     assert replace(QUICK, finish=0.2).finish == 0.2
+
+
+def test_pictures_of_elsewhere_are_learned_again_so_that_nothing_is_forgotten(tmp_path, start):
+    """Fails where rehearsal is left out: of the recipe, of the material, or of what a step sees."""
+    config = asked(write_goods(tmp_path), tmp_path / "out", start)
+    given = read_given(config)
+    place = plan_rounds(3, [0, 1, 2])[-1]
+    _, scenes = prepare_round(config, given, place, start, tmp_path / "round", 400, 1e9, "fp32")
+    assert all(len(picture.masks) for picture in scenes.material.rehearsal)
+    drawn = []
+    for position in range(400):
+        torch.manual_seed(position)
+        drawn.append(scenes._sample(position % 3).name.startswith(SHIPPED_BAG))
+    assert 0.10 < np.mean(drawn) < 0.20  # 0.15 of them; three deviations are 0.05

@@ -15,7 +15,7 @@ from rise_perception.core import resources
 
 #: Benchmarks by name; the module of each has SUMMARY, EXAMPLES, add_arguments and run.
 PACKAGED = ("node", "runtime", "soak", "models")
-RESEARCH = ("learning", "training", "grasp-labels", "live", "gate", "referring", "teach")
+RESEARCH = ("learning", "training", "grasp-labels", "live", "gate", "referring", "refer-grasps", "teach")
 BENCHMARKS = (*PACKAGED, *RESEARCH)
 
 SUMMARY = f"measure on this machine: {', '.join(BENCHMARKS)}"

@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write what the grasps say about sentences, as data for `rise train` of a referring model",
     )
     parser.add_argument(
+        "--catalogue", type=Path, metavar="F", help="with --sentences: JSON file of the names that were used"
+    )
+    parser.add_argument(
         "--model", default="auto", metavar="M", help="predicts on pictures: folder, name, or none (auto)"
     )
 
@@ -51,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
     from rise_perception.grasp_learning.labelling.grasp_sentences import write_grasp_sentences
     from rise_perception.grasp_learning.labelling.pictures import draw_episode
+    from rise_perception.language.catalogue import read_catalogue
 
     store = _store(args.source)
     counts: Counter[str] = Counter()
@@ -68,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     for verdict, count in sorted(counts.items()):
         print(f"{count:6} {verdict}")
     if args.sentences:
-        found = write_grasp_sentences(args.sentences, _of_store(store) if store else ())
+        names = read_catalogue(args.catalogue) if args.catalogue else None
+        found = write_grasp_sentences(args.sentences, _of_store(store) if store else (), names)
         print(f"{args.sentences}: " + ", ".join(f"{count} {what}" for what, count in sorted(found.items())))
     damaged = store.damaged() if store else []
     for sentence in damaged:

@@ -16,6 +16,7 @@ examples:
   rise train config/train/rise_small_rgb.yaml --hours 10    # within this time
   rise train config/train/rise_small_rgb.yaml --device cuda
   rise train config/train/refer_small.yaml
+  rise train config/train/refer_grasps.yaml                 # goes on from what grasps said of sentences
   rise train config/train/tables.yaml:table3/ps_ot          # a row of the paper's tables
   tensorboard --logdir runs
   torchrun --nproc-per-node 4 -m rise_perception.cli.main train CONFIG      # four GPUs share each batch
@@ -67,10 +68,12 @@ def _train_referring(args: argparse.Namespace, command: str) -> int:
     """Train a model for `rise refer`."""
     from rise_perception.inference.device import choose_device
     from rise_perception.referring.config import read_referring_training
+    from rise_perception.referring.grasp_training import learn_from_grasps
     from rise_perception.referring.trainer import train_referring
 
     config = read_referring_training(args.config)
-    card = train_referring(config, command, choose_device(args.device), git_revision())
+    train = learn_from_grasps if config.init else train_referring
+    card = train(config, command, choose_device(args.device), git_revision())
     print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
     return 0
 

@@ -52,7 +52,7 @@ def name_colours(lab: np.ndarray) -> np.ndarray:
 
 
 def colour_map(image: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 index into COLOURS of each pixel of an (H, W, 3) uint8 RGB image."""
+    """(H, W) uint8 index into COLOURS of each pixel of an (H, W, 3) uint8 RGB image, or of (N, 3) pixels."""
     cells = image >> 3
     return _table()[cells[..., 0], cells[..., 1], cells[..., 2]]
 
@@ -61,8 +61,8 @@ def colour_shares(names: np.ndarray, owners: np.ndarray, count: int) -> np.ndarr
     """How much of each item has which colour.
 
     Args:
-        names: (H, W) of :func:`colour_map`.
-        owners: (H, W) int, 0 = nobody, i + 1 = item i.
+        names: (H, W) or (N,) of :func:`colour_map`.
+        owners: the same shape, int, 0 = nobody, i + 1 = item i.
         count: number of items N.
 
     Returns:

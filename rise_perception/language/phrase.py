@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rise_perception.language.vocabulary import THING
 
@@ -36,6 +36,12 @@ class Phrase:
     def parts(self) -> tuple[Phrase, ...]:
         """This phrase and those of its anchors, at any depth."""
         return (self, *(part for relation in self.relations for part in relation.anchor.parts))
+
+    @property
+    def plain(self) -> Phrase:
+        """The same with kinds for nouns: without synonyms and without names of a catalogue."""
+        relations = tuple(replace(relation, anchor=relation.anchor.plain) for relation in self.relations)
+        return replace(self, noun=self.kind, relations=relations)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class ReferringDataConfig:
         train: files of sentences that teach the head. Better other images than those of ``kinds``: the
             crop encoder is surer of what it has seen than it will be on a robot.
         validation: file of sentences that the thresholds are chosen on; empty: they stay as they are.
+        grasps: files of `rise episodes --sentences`, for a model that goes on learning (``init``); ``kinds``,
+            ``train`` and ``validation`` are then rehearsal.
         segmenter: model whose instances are asked about.
         prior: what the head starts from, :func:`rise_perception.referring.priors.make_prior`.
         cache: folder for the segmented images.
@@ -33,6 +35,7 @@ class ReferringDataConfig:
     kinds: tuple[str, ...]
     train: tuple[str, ...]
     validation: str = ""
+    grasps: tuple[str, ...] = ()
     segmenter: str = "auto"
     prior: str = "grammar"
     cache: str = "runs/refer_cache"
@@ -86,6 +89,8 @@ class ReferringTraining:
         name: the model's name.
         out: folder for the model and the state of the training.
         data, referring, optimisation: see there.
+        init: model, a folder or the name of a shipped one, that goes on learning from ``data.grasps``, with
+            its own sizes in place of ``referring``. Empty: a new model.
         notes: goes into the model card.
     """
 
@@ -94,7 +99,18 @@ class ReferringTraining:
     data: ReferringDataConfig
     referring: ReferringConfig = field(default_factory=ReferringConfig)
     optimisation: ReferringSteps = field(default_factory=ReferringSteps)
+    init: str = ""
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        grasps = list(self.data.grasps)
+        require(
+            bool(self.init) == bool(grasps), "data.grasps", grasps, "given together with init, or neither"
+        )
+        if grasps:
+            require(bool(self.data.validation), "data.validation", "", "given: it judges what was forgotten")
+            plain = self.referring == ReferringConfig()
+            require(plain, "referring", self.referring, f"left empty: the sizes are those of {self.init}")
 
 
 def is_referring_training(path: str | Path) -> bool:

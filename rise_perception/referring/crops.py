@@ -37,7 +37,8 @@ def cut_crops(
         left, top = int((box[0] + box[2] - side) // 2), int((box[1] + box[3] - side) // 2)
         crops[row, ..., :3] = _cut(image, left, top, side)
         mask = label_map[max(0, top) : top + side, max(0, left) : left + side] == label
-        crops[row, ..., 3] = _cut((label_map == label).view(np.uint8) * np.uint8(255), left, top, side)
+        inside = max(0, -left), max(0, -top)
+        crops[row, ..., 3] = _paste(mask.view(np.uint8) * np.uint8(255), 0, inside, side)
         if depth is None:
             crops[row, ..., 4] = 128
             continue
@@ -46,7 +47,6 @@ def cut_crops(
         middle = float(np.median(part[mask & known])) if (mask & known).any() else 0.0
         height = np.where(known & (middle > 0), np.clip((middle - part) / _SPAN, -1, 1), 0)
         relief = np.round(128 + 127 * height).astype(np.uint8)
-        inside = max(0, -left), max(0, -top)
         crops[row, ..., 4] = _paste(relief, 128, inside, side)
         crops[row, ..., 5] = _paste(known.view(np.uint8) * np.uint8(255), 0, inside, side)
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from rise_perception.language.things import quantiles
 from rise_perception.referring.crops import SIZE
 
 #: Orientations of edges, and cells along a side.
@@ -110,7 +111,7 @@ def _of_relief(
     border = _mean(relief[known & inner]) - _mean(relief[known & ~inner])
     values = relief[known]
     return np.array(
-        [*np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]), values.std(), border, known.mean(), *rings]
+        [*quantiles(values, (0.05, 0.25, 0.5, 0.75, 0.95)), values.std(), border, known.mean(), *rings]
     )
 
 

@@ -136,12 +136,12 @@ def _anything_but(wrong: Sequence[int], count: int, belief: Meaning | None) -> n
 
 
 def train_head(
-    head: ReferringHead, examples: Sequence[Example], steps: ReferringSteps, state: Path, device: str
+    head: ReferringHead, examples: Sequence[Example], steps: ReferringSteps, state: Path | None, device: str
 ) -> None:
-    """Train a head, going on after the last finished pass in ``state``."""
+    """Train a head, going on after the last finished pass in the file ``state``, where there is one."""
     head.to(device).train()
     optimiser = torch.optim.AdamW(head.parameters(), steps.rate, weight_decay=steps.weight_decay)
-    done = load_state(state, head, None, optimiser) if state.exists() else 0
+    done = load_state(state, head, None, optimiser) if state is not None and state.exists() else 0
     total = steps.epochs * -(-len(examples) // steps.batch)
     for epoch in range(done, steps.epochs):
         rng = np.random.default_rng([steps.seed, epoch, 3])
@@ -160,7 +160,8 @@ def train_head(
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimiser.step()
             losses.append(float(loss.detach()))
-        save_state(state, epoch + 1, head, None, optimiser)
+        if state is not None:
+            save_state(state, epoch + 1, head, None, optimiser)
         print(f"head: pass {epoch + 1} of {steps.epochs}, loss {np.mean(losses):.3f}", file=sys.stderr)
     head.eval()
 

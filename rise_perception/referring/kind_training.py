@@ -52,9 +52,14 @@ def train_on_descriptors(
     steps: ReferringSteps,
     state: Path | None,
     device: str,
+    fit: bool = True,
 ) -> None:
-    """As :func:`train_kinds`, on (M, LENGTH) descriptors; without a file of the state it says nothing."""
-    encoder.fit(described)
+    """As :func:`train_kinds`, on (M, LENGTH) descriptors; without a file of the state it says nothing.
+
+    ``fit`` takes mean and deviation of the descriptors anew: not for an encoder that goes on learning.
+    """
+    if fit:
+        encoder.fit(described)
     encoder.to(device).train()
     optimiser = torch.optim.AdamW(encoder.parameters(), steps.kind_rate, weight_decay=steps.weight_decay)
     done = load_state(state, encoder, None, optimiser) if state is not None and state.exists() else 0

@@ -116,7 +116,7 @@ class Referrer:
             instances: what a segmenter found in it.
             name: file name of the image, for priors out of files.
         """
-        scene = make_scene(image, depth, instances)
+        scene = make_scene(image, depth, instances, with_pixels=False)
         if self._model is None:
             return View(name, image, instances, scene, np.zeros((len(scene), 0), np.float32))
         scene, items = encode(self._model, scene, self._device)

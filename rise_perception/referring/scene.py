@@ -64,28 +64,33 @@ class Scene:
         return dataclasses.replace(self, things=dataclasses.replace(self.things, kinds=kinds))
 
 
-def make_scene(image: np.ndarray, depth: np.ndarray | None, instances: Instances) -> Scene:
+def make_scene(
+    image: np.ndarray, depth: np.ndarray | None, instances: Instances, with_pixels: bool = True
+) -> Scene:
     """A scene of a segmented image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         depth: (H, W) float32 metres, 0 = none; or None.
         instances: of the image.
+        with_pixels: make masks and picture, which only training looks at; otherwise they have one cell.
     """
     things = measure(image, depth, instances.label_map, instances.labels)
     crops = cut_crops(image, depth, instances.label_map, instances.labels, things.boxes)
-    grid = grid_size(image.shape[1], image.shape[0])
-    masks = np.stack(
-        [on_grid(instances.label_map == label, grid) for label in instances.labels]
-        or [np.zeros(grid[::-1], np.uint8)]
-    )[: len(instances)]
+    grid = grid_size(image.shape[1], image.shape[0]) if with_pixels else (1, 1)
+    masks = np.zeros((len(instances), *grid[::-1]), np.uint8)
+    picture = np.zeros((PICTURE, *grid[::-1]), np.uint8)
+    if with_pixels:
+        picture = small_picture(image, depth, grid)
+        for row, label in enumerate(instances.labels):
+            masks[row] = on_grid(instances.label_map == label, grid)
     return Scene(
         things,
         crops,
         instances.embeddings.astype(np.float32),
         instances.scores.astype(np.float32),
         masks,
-        small_picture(image, depth, grid),
+        picture,
     )
 
 

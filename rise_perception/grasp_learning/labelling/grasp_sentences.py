@@ -18,6 +18,7 @@ from rise_perception.core.files import write_json, write_text
 from rise_perception.data.images import write_image
 from rise_perception.grasp_learning.capture.episode import Episode, Referred
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
+from rise_perception.language.catalogue import Catalogue
 from rise_perception.language.parser import parse
 from rise_perception.language.vocabulary import KIND_OF_SHAPE, KINDS, NotUnderstood
 
@@ -28,13 +29,14 @@ _DEPTH_SCALE = 0.001
 
 
 def write_grasp_sentences(
-    out: Path, episodes: Iterable[tuple[str, Episode, EpisodeLabels]]
+    out: Path, episodes: Iterable[tuple[str, Episode, EpisodeLabels]], catalogue: Catalogue | None = None
 ) -> dict[str, int]:
     """Write ``grasps.sentences.jsonl`` with its images, depth and label maps.
 
     Args:
         out: folder.
         episodes: name, episode and labels of each.
+        catalogue: names that the robot was told; sentences are written without them.
 
     Returns:
         how many became what: ``right``, ``wrong``, ``not understood``, ``no item`` (nobody knows which pixels
@@ -50,7 +52,7 @@ def write_grasp_sentences(
             counts["nothing said"] += 1
             continue
         try:
-            kind = parse(grasp.expression).kind
+            sentence, kind = _understood(grasp.expression, catalogue)
         except NotUnderstood:
             counts["not understood"] += 1
             continue
@@ -72,11 +74,23 @@ def write_grasp_sentences(
         if right and kind in KINDS:  # a right item is of the kind that the sentence names
             note["kind"] = next(shape for shape, of in KIND_OF_SHAPE.items() if of == kind)
         notes.append(note)
-        line: dict[str, Any] = {"file_name": file_name, "sentence": grasp.expression}
+        line: dict[str, Any] = {"file_name": file_name, "sentence": sentence}
         lines.append(line | ({"label": 1} if right else {"label": None, "not": [1]}))
     write_json(out / f"{NAME}.json", {"images": images, "annotations": notes})
     write_text(out / f"{NAME}.sentences.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
     return dict(counts)
+
+
+def _understood(expression: str, catalogue: Catalogue | None) -> tuple[str, str]:
+    """The sentence in words that need no catalogue, and the kind that it names; raises NotUnderstood."""
+    meant = parse(expression, catalogue).plain
+    for sentence in (expression, str(meant)):
+        try:
+            if parse(sentence).plain == meant:
+                return sentence, meant.kind
+        except NotUnderstood:
+            continue
+    raise NotUnderstood(f"{expression!r} cannot be said without the names of the catalogue")
 
 
 def _grasped(episode: Episode, labels: EpisodeLabels) -> np.ndarray | None:
