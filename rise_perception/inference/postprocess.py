@@ -239,7 +239,7 @@ def _windows(masks: np.ndarray, letterbox: Letterbox) -> list[tuple[slice, slice
     positive = masks > 0
     ends = []
     for axis, (size, scale) in enumerate(zip(letterbox.image_size, _scale(masks, letterbox), strict=True)):
-        cells = positive.any(2 - axis)  # (N, h), then (N, w)
+        cells = np.asarray(positive.any(2 - axis))  # (N, h), then (N, w)
         first, last = cells.argmax(1), cells.shape[1] - 1 - cells[:, ::-1].argmax(1)
         start, stop = ((first - 1) / scale).astype(int), np.ceil((last + 2) / scale).astype(int)
         ends.append(zip(start.clip(0, size).tolist(), stop.clip(max=size).tolist(), strict=True))
