@@ -6,7 +6,7 @@ import argparse
 import platform
 from pathlib import Path
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import ConfigError, require
 
 SUMMARY = "the gate: labels made wrong in every way, judges included, and what is promoted all the same"
 EXAMPLES = """\
@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if min(anchors) < 1:
         raise ConfigError(f"--anchors is {anchors}; each number must be at least 1")
     for name in ("rounds", "picks", "totes"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
+        require(getattr(args, name) >= 1, f"--{name}", getattr(args, name), "at least 1")
     settings = (("update.iterations", args.iterations),) if args.iterations else ()
     plan = Plan(args.out, args.model, args.picks, totes=args.totes, anchors=anchors, learner=settings)
     rows = []

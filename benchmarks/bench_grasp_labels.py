@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import require
 
 SUMMARY = "what grasps teach: precision and recall of the verdicts, IoU of the masks, on simulated picks"
 EXAMPLES = """\
@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.core.files import write_json
 
     for name in ("sequences", "picks"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
+        require(getattr(args, name) >= 1, f"--{name}", getattr(args, name), "at least 1")
     segmenter = None
     if args.model != "none":
         from rise_perception.inference.segmenter import Segmenter

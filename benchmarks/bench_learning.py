@@ -66,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", nargs="+", choices=METHODS, metavar="M", help="only these: " + ", ".join(METHODS)
     )
-    shares = (*LABELS, *SHELF_LABELS)
+    fractions = (*LABELS, *SHELF_LABELS)
     parser.add_argument(
-        "--labels", nargs="+", type=float, choices=shares, metavar="RATE", help="only these shares"
+        "--labels", nargs="+", type=float, choices=fractions, metavar="RATE", help="only these fractions"
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, metavar="S", help="default: 0 1 2; 0 for models and variants"

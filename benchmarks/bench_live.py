@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from rise_perception.core.errors import ConfigError, DataError
+from rise_perception.core.errors import ConfigError, DataError, require
 
 SUMMARY = "live learning: grasp success over picks, off, with a geometric filter, and learning"
 EXAMPLES = """\
@@ -66,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.live import Plan, run_arm
 
     for name in ("cells", "seeds", "picks", "totes"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
+        require(getattr(args, name) >= 1, f"--{name}", getattr(args, name), "at least 1")
     settings = tuple(_setting(text) for text in args.set)
     plan = Plan(args.out, args.model, args.picks, totes=args.totes, learner=settings)
     rows = _peer(args.peer) if args.peer else []

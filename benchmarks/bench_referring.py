@@ -63,34 +63,34 @@ def run(args: argparse.Namespace) -> int:
     """Measure row by row, and write after each what is known by then."""
     from benchmarks.referring import CHOICELESS, Plan, ReferringBenchmark
 
-    if not all(0 < share <= 1 for share in args.labelled):
-        raise ConfigError(f"--labelled {args.labelled}: shares above 0 and at most 1 are needed")
+    if not all(0 < fraction <= 1 for fraction in args.labelled):
+        raise ConfigError(f"--labelled {args.labelled}: fractions above 0 and at most 1 are needed")
     if args.steps < 1 or min(args.seeds) < 0:
         raise ConfigError(f"--steps {args.steps} and --seeds {args.seeds}: at least 1, and at least 0")
     bench = ReferringBenchmark(Plan(args.out, args.data, args.model, args.prior, args.steps))
     rows = []
-    for seed, share, selector in itertools.product(args.seeds, args.labelled, args.selectors):
-        if share < 1 or selector in CHOICELESS:
-            rows.append(bench.row(selector, share, seed))
+    for seed, fraction, selector in itertools.product(args.seeds, args.labelled, args.selectors):
+        if fraction < 1 or selector in CHOICELESS:
+            rows.append(bench.row(selector, fraction, seed))
             _say(rows[-1])
             _write(args, rows)
     return 0
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Means over seeds by prior, share and selector, then paired differences with their 95 % intervals."""
+    """Means over seeds by prior, fraction and selector, then paired differences with their 95 % intervals."""
     import numpy as np
 
     from benchmarks.learning_statistics import interval, verdict
 
     found: list[dict[str, Any]] = []
     groups = dict.fromkeys((r["prior"], r["labelled"]) for r in rows)
-    for prior, share in groups:
+    for prior, fraction in groups:
         by_selector: dict[str, dict[int, dict[str, Any]]] = {}
         for row in rows:
-            if (row["prior"], row["labelled"]) == (prior, share):
+            if (row["prior"], row["labelled"]) == (prior, fraction):
                 by_selector.setdefault(row["selector"], {})[row["seed"]] = row
-        where = {"prior": prior, "labelled": share}
+        where = {"prior": prior, "labelled": fraction}
         for selector, by_seed in by_selector.items():
             known = {n: [r[n] for r in by_seed.values() if r[n] is not None] for n in SHOWN}
             means = {n: round(float(np.mean(v)), 4) if v else None for n, v in known.items()}

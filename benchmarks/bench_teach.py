@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import require
 
 SUMMARY = "teaching simulated cells: input representations, controls, number of pictures"
 EXAMPLES = """\
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.core.files import write_json
 
     for name in ("cells", "seeds", "steps", "test"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; at least 1 is needed")
+        require(getattr(args, name) >= 1, f"--{name}", getattr(args, name), "at least 1")
     task = Task(args.out, args.steps, args.test, args.test)
     cells = range(args.first_cell, args.first_cell + args.cells)
     results: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from benchmarks.training_run import RunCost
@@ -52,8 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.core.files import write_json
     from rise_perception.inference.device import choose_device
 
-    if args.repeats < 1:
-        raise ConfigError(f"--repeats is {args.repeats}; at least 1 is needed")
+    require(args.repeats >= 1, "--repeats", args.repeats, "at least 1")
     device = choose_device(args.device)
     content = _measure_run(args, device) if args.config else _measure_step(args, device)
     if args.json:

@@ -109,7 +109,7 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
     right = Counter(j.episode_labels.verdict for j in judged if j.episode_labels.verdict in j.trial.expected)
     wanted = Counter(j.expected for j in judged)
 
-    def share(part: float, whole: float) -> float | None:
+    def fraction(part: float, whole: float) -> float | None:
         return part / whole if whole else None
 
     return {
@@ -117,7 +117,7 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
         "grasps": len(judged),
         "labels": len(labels),
         "wrong_labels": wrong,
-        "wrong_share": share(wrong, len(labels)),
+        "wrong_share": fraction(wrong, len(labels)),
         "clean_picks": len(clean),
         "clean_labelled": len(accepted),
         "clean_median_iou": float(np.median(accepted)) if accepted else None,
@@ -125,8 +125,8 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
             verdict.value: {
                 "true": wanted[verdict],
                 "found": found[verdict],
-                "precision": share(right[verdict], found[verdict]),
-                "recall": share(right[verdict], wanted[verdict]),
+                "precision": fraction(right[verdict], found[verdict]),
+                "recall": fraction(right[verdict], wanted[verdict]),
             }
             for verdict in Verdict
         },

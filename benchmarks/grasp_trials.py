@@ -27,7 +27,7 @@ MISTAKES = {"none": 0.5, "merged": 0.15, "split": 0.15, "missed": 0.1, "part": 0
 RIGHT, EITHER = 0.7, (0.6, 0.8)
 #: An item whose mask overlaps its earlier self by less has moved; in between, either verdict is right.
 MOVED, STAYED = 0.8, 0.93
-#: Nothing else moved: other pixels that changed their owner, as a share of the item's.
+#: Nothing else moved: other pixels that changed their owner, as a fraction of the item's.
 CLEAN = 0.2
 
 

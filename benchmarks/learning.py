@@ -72,7 +72,7 @@ class LearningBenchmark:
         split = str(self._split(piece))
         unlabelled = (split,) if config.data.unlabelled and piece.labels < 1 else ()
         teaching, steps = config.self_supervision, config.optimisation
-        # The thresholds rise at the same shares of a training, however long it is.
+        # The thresholds rise at the same fractions of a training, however long it is.
         every = max(1, round(teaching.threshold_every * piece.iterations / steps.iterations))
         return dataclasses.replace(
             config,

@@ -64,7 +64,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
 
     parts = [INTRODUCTION.format(machines=known("machine"), dates=known("date"))]
     parts += ["## The paper and this benchmark\n", _paper_table(rows), PAPER]
-    parts.append("![AP50 against the share of labels, and AP of the ablations](learning.png)\n")
+    parts.append("![AP50 against the fraction of labels, and AP of the ablations](learning.png)\n")
     for name, title in (("rgbd", "## With depth\n"), ("rgb", "## In colour alone\n")):
         group = Group.of(rows, input=name)
         parts += [title, _main_tables(group) if group.rows else _nothing(f"--input {name}")]
@@ -91,7 +91,7 @@ def _paper_table(rows: Sequence[dict[str, Any]]) -> str:
     def lead(other: str, labels: float) -> list[str]:
         return [_points(group.differences("rise", other, labels)) for group in groups.values()]
 
-    def share(group: Group) -> str:
+    def fraction(group: Group) -> str:
         few = group.values("rise", FEW)
         full = [np.mean(list(v.values())) for m in (PEER, "rise") if (v := group.values(m, 1.0))]
         return f"{np.mean(list(few.values())) / max(full):.2f}" if few and full else "not measured"
@@ -120,7 +120,7 @@ def _paper_table(rows: Sequence[dict[str, Any]]) -> str:
             [
                 "RISE at 1 % / all labels",
                 "0.94 (R50), 0.97 (Swin-L)",
-                *map(share, groups.values()),
+                *map(fraction, groups.values()),
                 "of the best method here at all labels",
             ],
             [
@@ -147,7 +147,7 @@ def _head(name: str, group: Group) -> str:
 
 
 def _main_tables(group: Group) -> str:
-    """AP of the methods at each share of labels, and the differences that matter."""
+    """AP of the methods at each fraction of labels, and the differences that matter."""
     differences = []
     for labels in LABELS:
         for method, other in (("rise", PEER), ("rise", "none"), ("rise", "ps_ot"), ("ps_ot", PEER)):
@@ -160,7 +160,7 @@ def _main_tables(group: Group) -> str:
     return _methods(group, MAIN, LABELS, "") + ("\n" + _table(head, differences) if differences else "")
 
 
-def _methods(group: Group, methods: Sequence[str], shares: Sequence[float], command: str) -> str:
+def _methods(group: Group, methods: Sequence[str], fractions: Sequence[float], command: str) -> str:
     body = [
         [
             f"{labels:g}" if labels in SHELF_LABELS else f"{labels:.0%}",
@@ -168,7 +168,7 @@ def _methods(group: Group, methods: Sequence[str], shares: Sequence[float], comm
             steps,
             *_cells(group, method, labels),
         ]
-        for labels in shares
+        for labels in fractions
         for method in methods
         if group.values(method, labels)
         for steps in [str(group.length(method, labels))]

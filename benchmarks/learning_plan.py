@@ -1,4 +1,4 @@
-"""The pieces of the learning benchmark: which method is trained on what, at which share of labels."""
+"""The pieces of the learning benchmark: which method is trained on what, at which fraction of labels."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 LABELS, SEEDS = (0.01, 0.1, 1.0), (0, 1, 2)
 #: Steps of a training, by its input: colour alone learns more slowly.
 STEPS = {"rgbd": 3000, "rgb": 4000}
-#: Shares of the steps after which the supervised peer is judged; the best of them counts.
+#: Fractions of the steps after which the supervised peer is judged; the best of them counts.
 LENGTHS = (0.2, 0.5, 1.0)
 #: Methods of the main table, and those that are told apart where nothing is unlabelled.
 MAIN, MAIN_ALL = ("none", "supervised", "ps_ot", "rise"), ("supervised", "rise")
-#: The paper's Table 3, cumulative, and its Table 4 with a learned policy beside it, at one share of labels:
-#: the one where they matter most.
+#: The paper's Table 3, cumulative, and its Table 4 with a learned policy beside it, at one fraction of
+#: labels: the one where they matter most.
 PARTS = ("none", "ps", "ps_ot", "self_supervision", "m2b", "rise")
 SELECTORS = ("threshold", "quantile", "reversed", "policy", "rise")
 FEW = 0.01
@@ -36,7 +36,7 @@ VARIANTS = {
     "paper": "the paper's setting, whatever the defaults are",
 }
 METHODS = tuple(dict.fromkeys((*MAIN, *PARTS, *SELECTORS, *VARIANTS)))
-#: Shares of the shelf's eight views that are labelled: one, three and five.
+#: Fractions of the shelf's eight views that are labelled: one, three and five.
 SHELF_LABELS = (0.125, 0.375, 0.625)
 TABLES = ("main", "parts", "filters", "models", "shelf")
 #: What a row of the results must hold.
@@ -62,7 +62,7 @@ class Piece:
 
     Attributes:
         method: row of the benchmark's table of configurations.
-        labels: share of the training images that is labelled.
+        labels: fraction of the training images that is labelled.
         seed: of the split, the weights, the order and the augmentation.
         iterations: steps.
         input: ``rgbd`` or ``rgb``.
@@ -143,9 +143,9 @@ def _pieces(
 ) -> list[Piece]:
     steps = choice.steps or STEPS[choice.input]
     return [
-        Piece(method, share, seed, length, choice.input, **where)
+        Piece(method, fraction, seed, length, choice.input, **where)
         for seed in seeds
-        for share in labels
+        for fraction in labels
         for method in methods
         for length in (lengths(steps) if method == "supervised" else (steps,))
     ]
@@ -153,4 +153,4 @@ def _pieces(
 
 def lengths(steps: int) -> tuple[int, ...]:
     """After how many steps the supervised peer is judged: each is a training of its own."""
-    return tuple(dict.fromkeys(max(1, round(share * steps)) for share in LENGTHS))
+    return tuple(dict.fromkeys(max(1, round(fraction * steps)) for fraction in LENGTHS))

@@ -107,11 +107,11 @@ def run_arm(plan: Plan, arm: str, cell: int, seed: int, say: Callable[[Pick], No
         "cell": cell,
         "seed": seed,
         "picks": len(done),
-        "success": _share([p.success for p in done]),
-        "success_first_third": _share([p.success for p in done[: len(done) // 3]]),
-        "success_last_third": _share([p.success for p in third]),
-        "empty": _share([p.outcome == 2 for p in done]),
-        "double": _share([p.outcome == 3 for p in done]),
+        "success": _fraction([p.success for p in done]),
+        "success_first_third": _fraction([p.success for p in done[: len(done) // 3]]),
+        "success_last_third": _fraction([p.success for p in third]),
+        "empty": _fraction([p.outcome == 2 for p in done]),
+        "double": _fraction([p.outcome == 3 for p in done]),
         "false_masks": float(np.mean([p.false_masks for p in done])),
         "false_masks_last_third": float(np.mean([p.false_masks for p in third])),
         "left_per_tote": left / max(1, done[-1].tote - done[0].tote),
@@ -318,5 +318,5 @@ def first_difference(one: Row, other: Row) -> int:
     return min(len(one["outcomes"]), len(other["outcomes"]))
 
 
-def _share(flags: Sequence[bool]) -> float:
+def _fraction(flags: Sequence[bool]) -> float:
     return float(np.mean(flags)) if flags else float("nan")

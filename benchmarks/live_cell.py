@@ -16,7 +16,7 @@ from rise_perception.simulation.dataset import Shot
 from rise_perception.simulation.picker import Picker
 from rise_perception.simulation.sequence import EMPTY, SUCCESS
 
-#: Share of a mask that has to lie on one item for the mask not to be a false one.
+#: Fraction of a mask that has to lie on one item for the mask not to be a false one.
 ON_AN_ITEM = 0.3
 #: Seconds between the frame before and the frame after.
 GRASP = 2.0

@@ -60,7 +60,7 @@ SMALL = HeadConfig(width=48, heads=4, layers=2, text_layers=1, residual=4)
 THRESHOLDS = Thresholds(found=0.3, lead=1.5)
 #: Unlabelled sentences that virtual steps may take.
 _VIRTUAL = 400
-#: Shares of the steps after which the supervised model is judged on the other fold; the best counts.
+#: Fractions of the steps after which the supervised model is judged on the other fold; the best counts.
 _LENGTHS = (0.3, 1.0)
 Row = dict[str, Any]
 
@@ -88,7 +88,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Base:
-    """What the labelled images alone give, and what all selectors of a share and a seed have in common.
+    """What the labelled images alone give, and what all selectors of a fraction and a seed have in common.
 
     Attributes:
         images: the labelled ones.
@@ -179,7 +179,7 @@ class ReferringBenchmark:
             model = self._supervised(images, pairs, seed, self.plan.steps)
             return Base(images, pairs, [], model, None, [], self.plan.steps)
         halves = images[::2], images[1::2]
-        lengths = [max(1, round(share * self.plan.steps)) for share in _LENGTHS]
+        lengths = [max(1, round(fraction * self.plan.steps)) for fraction in _LENGTHS]
         models = [[self._supervised(h, self.train.pairs_of(h), seed, n) for n in lengths] for h in halves]
         truths = [
             [self.factory.examples(m, self.train.pairs_of(other)) for m in half]
@@ -208,7 +208,7 @@ class ReferringBenchmark:
         if found is None:
             raise ConfigError(f"{name} chooses nothing at 100 % of the labels; ask for less of them")
         selector = make_selector(name, base.folds, seed)
-        choices = [selector.choose(found.at(share)) for share in TIMES]
+        choices = [selector.choose(found.at(fraction)) for fraction in TIMES]
         # The truth of these sentences counts the choices, and is read for nothing else.
         figures = judge_choice(choices, worth(found, self.factory.examples(base.model, base.free)))
         if isinstance(selector, Guarded):
@@ -257,9 +257,9 @@ class ReferringBenchmark:
         }
 
 
-def labelled_images(count: int, share: float, seed: int) -> np.ndarray:
+def labelled_images(count: int, fraction: float, seed: int) -> np.ndarray:
     """Which of so many images are labelled, in random order: at least two, one for each fold."""
-    return np.random.default_rng([seed, 3]).permutation(count)[: max(2, round(share * count))]
+    return np.random.default_rng([seed, 3]).permutation(count)[: max(2, round(fraction * count))]
 
 
 def make_selector(name: str, folds: Sequence[Fold], seed: int) -> Selector:
@@ -283,8 +283,8 @@ def judge_choice(choices: Sequence[Tensor], table: Tensor) -> Row:
         table: (M, 4) overlap with the truth after each action.
 
     Returns:
-        ``precision``, share of the believed that are right; ``recall``, share that is believed and right, of
-        the sentences of which the model's or the prior's answer is right; None where that is none.
+        ``precision``, fraction of the believed that are right; ``recall``, fraction that is believed and
+        right, of the sentences of which the model's or the prior's answer is right; None where that is none.
     """
     believed = right = 0
     able = len(choices) * int((table[:, [ALL, PRIOR]] >= SAME).any(1).sum())

@@ -30,7 +30,7 @@ UPDATES, UNLABELLED, DISGUISED, RATE = 30, 16, 16, 1e-2
 EXACT_STEPS, REGRESSOR_STEPS = 200, 400
 #: Weights of agreement with the prior and of coverage beside the fall of the loss; rate of a virtual step.
 AGREEMENT, COVERAGE, VIRTUAL_RATE = 0.5, 0.1, 0.1
-#: Shares of the training at which is chosen: for its first half, and for its second.
+#: Fractions of the training at which is chosen: for its first half, and for its second.
 TIMES = (0.5, 1.0)
 
 

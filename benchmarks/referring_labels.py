@@ -52,7 +52,7 @@ class Predicted:
     candidates: Candidates
 
     def at(self, time: float) -> Candidates:
-        """The candidates when this share of the training is over."""
+        """The candidates when this fraction of the training is over."""
         state = self.candidates.state.clone()
         state[:, -1] = time
         return Candidates(state, self.candidates.allowed)

@@ -29,7 +29,7 @@ from rise_perception.simulation.cell_pictures import PictureSettings, write_cell
 from rise_perception.simulation.dataset import Settings, write_dataset
 from rise_perception.synthesis.collage import CollageConfig
 from rise_perception.teaching.config import Recipe, Round, TeachConfig
-from rise_perception.teaching.judging import Judge, predicted_by
+from rise_perception.teaching.evaluation import EvaluationPicture, predicted_by
 from rise_perception.teaching.reading import read_given
 from rise_perception.teaching.rounds import prepare_round
 from rise_perception.training.validation import LOWEST_SCORE
@@ -74,7 +74,7 @@ def run_piece(task: Task, piece: Piece) -> dict[str, Any]:
     seconds = time.monotonic() - begun
     depth = row.input.endswith("d")
     segmenter = Segmenter.load(model, "cpu", LOWEST_SCORE)
-    test = _judges(cell / "test.json", depth)
+    test = _evaluation_pictures(cell / "test.json", depth)
     milliseconds: list[float] = []
     figures = _figures(_timed(segmenter, milliseconds), test)
     result: dict[str, Any] = {
@@ -84,8 +84,8 @@ def run_piece(task: Task, piece: Piece) -> dict[str, Any]:
         "steps": task.steps if row.taught else 0,
         "ap": figures[0],
         "ap50": figures[1],
-        "recoloured_ap50": _figures(segmenter, _judges(cell / "recoloured.json", depth))[1],
-        "world_ap": _figures(segmenter, _judges(world / "test.json", depth))[0],
+        "recoloured_ap50": _figures(segmenter, _evaluation_pictures(cell / "recoloured.json", depth))[1],
+        "world_ap": _figures(segmenter, _evaluation_pictures(world / "test.json", depth))[0],
         "milliseconds_95": round(float(np.quantile(milliseconds, 0.95)), 2),
         "seconds": round(seconds, 1),
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
@@ -104,9 +104,9 @@ def train(task: Task, piece: Piece, cell: Path, folder: Path) -> Path:
     row = ROWS[piece.row]
     config = teach_config(task, row, piece.seed, cell, folder)
     given = read_given(config)
-    place = Round("all", tuple(range(len(given.judges))), (), 1.0)
+    place = Round("all", tuple(range(len(given.pictures))), (), 1.0)
     trainer, scenes = prepare_round(config, given, place, given.start, folder, task.steps, 1e9, "fp32")
-    trainer.train(scenes, [], lambda share: None)
+    trainer.train(scenes, [], lambda fraction: None)
     trainer.write_model()
     return folder
 
@@ -169,7 +169,7 @@ def world_pictures(task: Task) -> Path:
     return folder
 
 
-def _judges(annotations: Path, with_depth: bool) -> list[Judge]:
+def _evaluation_pictures(annotations: Path, with_depth: bool) -> list[EvaluationPicture]:
     annotated = read_annotated(annotations)
     found = []
     for picture in annotated.pictures:
@@ -185,9 +185,9 @@ def _judges(annotations: Path, with_depth: bool) -> list[Judge]:
 # ---- figures ----
 
 
-def _figures(segmenter: Any, judges: Sequence[Judge]) -> tuple[float, float]:
+def _figures(segmenter: Any, pictures: Sequence[EvaluationPicture]) -> tuple[float, float]:
     """AP and AP50 of the items."""
-    scores = coco_scores(predicted_by(segmenter, judges, ("object",)))
+    scores = coco_scores(predicted_by(segmenter, pictures, ("object",)))
     return round(scores.ap or 0.0, 4), round(scores.ap50 or 0.0, 4)
 
 
@@ -201,13 +201,13 @@ def _timed(segmenter: Segmenter, milliseconds: list[float]) -> Any:
     return look
 
 
-def _given(segmenter: Segmenter, judges: Sequence[Judge], kind: str) -> Any:
+def _given(segmenter: Segmenter, pictures: Sequence[EvaluationPicture], kind: str) -> Any:
     """A segmenter whose network is given M instead of making it."""
     (model,) = segmenter.models
     assert isinstance(model, ServedModel)
     represent = next(m for m in model.network.modules() if isinstance(m, InputRepresentation))
     foregrounds: Iterator[np.ndarray] = (
-        foreground(np.any(sample.masks, axis=0), kind, number) for number, (sample, _) in enumerate(judges)
+        foreground(np.any(sample.masks, axis=0), kind, number) for number, (sample, _) in enumerate(pictures)
     )
 
     def look(image: np.ndarray, depth: np.ndarray | None) -> Instances:

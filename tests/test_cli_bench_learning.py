@@ -377,7 +377,9 @@ def test_models_shelf_and_variants_have_pieces_of_their_own() -> None:
     models = plan(Choice(("models",)))
     assert {(p.architecture, p.seed, p.labels) for p in models} == {("mask_rcnn", 0, FEW)}
     shelf = plan(Choice(("shelf",), steps=100))
-    assert {(p.data, p.input, p.labels) for p in shelf} == {("shelf", "rgb", share) for share in SHELF_LABELS}
+    assert {(p.data, p.input, p.labels) for p in shelf} == {
+        ("shelf", "rgb", fraction) for fraction in SHELF_LABELS
+    }
     assert {p.iterations for p in shelf} == {20, 50, 100}
     variants = plan(Choice((), ("soft", "m2b"), seeds=(0, 1)))
     assert [(p.method, p.seed) for p in variants] == [
@@ -444,8 +446,8 @@ def test_what_is_not_measured_is_named_with_its_command() -> None:
     for words in ("--input rgb", "--tables parts", "--variants", "--tables models", "--tables shelf"):
         assert f"Not measured yet: `rise bench learning OUT {words}" in text
     assert "a calculator" in text
-    shares = [row("rise", 0.01, 0, 0.6), row("rise", 1.0, 0, 0.7), row("supervised", 1.0, 0, 0.8)]
-    assert "| 0.75 | not measured | of the best method" in page(shares)
+    fractions = [row("rise", 0.01, 0, 0.6), row("rise", 1.0, 0, 0.7), row("supervised", 1.0, 0, 0.8)]
+    assert "| 0.75 | not measured | of the best method" in page(fractions)
 
 
 def test_results_that_are_there_stay_until_they_are_measured_again(tmp_path: Path) -> None:

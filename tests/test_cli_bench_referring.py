@@ -76,7 +76,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def bench(data, tmp_path, monkeypatch) -> ReferringBenchmark:
+    # A trained model for pictures of 96 pixels does not exist; what is tested begins after it.
     monkeypatch.setattr("benchmarks.referring.Segmenter.load", lambda *_: Eyes())
+    # Few steps: rows are wanted here, not a good policy.
     monkeypatch.setattr("benchmarks.referring_choice.UPDATES", 2)
     return ReferringBenchmark(Plan(tmp_path / "out", data, steps=4, head=SMALL))
 
@@ -94,6 +96,7 @@ def test_every_selector_gives_a_row_and_none_is_made_twice(bench, data, tmp_path
     # Killed and begun again: nothing is segmented, taught or judged.
     monkeypatch.setattr("benchmarks.referring_models.compute_features", bench_of(bench))
     again = ReferringBenchmark(bench.plan)
+    # Calling it would fail: whatever is made again is noticed.
     monkeypatch.setattr(again, "_make_base", None)
     assert [again.row(row["selector"], 0.34, 0) for row in rows] == rows
     with pytest.raises(DataError, match="another plan"):
@@ -245,7 +248,7 @@ def test_a_tie_is_called_a_tie():
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(["--labelled", "0"], "shares above 0"), (["--steps", "0"], "at least 1"), ([], "cannot be read")],
+    [(["--labelled", "0"], "fractions above 0"), (["--steps", "0"], "at least 1"), ([], "cannot be read")],
 )
 def test_wrong_arguments_are_named(rise, tmp_path, tiny_model, options, reason):
     status, _, err = rise(

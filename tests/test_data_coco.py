@@ -210,8 +210,8 @@ def test_runs_and_polygons_that_cannot_be_drawn(tmp_path: Path, content: dict[st
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (23, 31), (300, 400)])
 def test_masks_of_any_shape_survive(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
-    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
-        mask = rng.random(shape) < share
+    for fraction in (0.0, 0.02, 0.5, 0.98, 1.0):
+        mask = rng.random(shape) < fraction
         blob = np.zeros(shape, bool)
         blob[shape[0] // 3 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = True
         for wanted in (mask, blob, ~blob):

@@ -40,7 +40,7 @@ def labels(
         shadow=nothing,
         compared=~nothing,
         evidence=evidence,
-        share=float(changed.mean()),
+        fraction=float(changed.mean()),
         motion=Motion(np.eye(2, 3), 0.0, 1.0),
         exposure=Exposure(np.ones(3), np.zeros(3), np.ones(256, np.float32), 0.0),
     )

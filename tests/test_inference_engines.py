@@ -114,6 +114,7 @@ def test_another_version_another_size_another_model_have_engines_of_their_own(
 ) -> None:
     first = build(model, cache)
     identity = RUNTIMES["openvino"].identity()
+    # There is one version of OpenVINO here.
     monkeypatch.setattr(type(RUNTIMES["openvino"]), "identity", lambda self: {**identity, "openvino": "0.0"})
     second = build(model, cache)
     assert not second.from_cache
@@ -138,6 +139,7 @@ def test_an_engine_that_disagrees_with_torch_never_serves(
 
         return Spoilt()
 
+    # No runtime here computes anything wrong.
     monkeypatch.setattr(RUNTIMES["openvino"], "load", spoilt)
     with pytest.raises(ParityError, match="openvino differs from torch"):
         build(model, cache)

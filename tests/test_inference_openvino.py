@@ -72,7 +72,7 @@ def test_an_engine_is_loaded_with_the_settings_that_it_was_built_with(
     recorded, runtime = Recorded(), OpenVino()
     monkeypatch.setattr(backend, "core", lambda: recorded)
     try:
-        engine = runtime.build(graph(), precision, lambda stage, share: None)
+        engine = runtime.build(graph(), precision, lambda stage, fraction: None)
     except RuntimeUnavailableError as error:
         pytest.skip(str(error))
     runner = runtime.load(engine, precision, tmp_path)

@@ -92,7 +92,7 @@ def test_a_scene_is_restricted_by_what_was_captured(tmp_path):
     assert scene.capture([Frame(EMPTY)]).frames == 1
     assert scene.restrict(frame, seen).labels.tolist() == [1]
     assert scene.problem == ""
-    assert scene.share == pytest.approx(40 * 40 / (120 * 160), rel=0.2)
+    assert scene.fraction == pytest.approx(40 * 40 / (120 * 160), rel=0.2)
     again = SceneForeground(tmp_path)
     again.load()
     assert again.restrict(frame, seen).labels.tolist() == [1]
@@ -112,7 +112,7 @@ def test_a_stale_reference_is_left_out_of_the_scene_with_the_reason(tmp_path):
     assert "stale" in scene.problem
     assert scene.mismatch is not None
     assert scene.mismatch > 0.4
-    assert scene.share is None
+    assert scene.fraction is None
     assert scene.restrict(Frame(filled()), seen).labels.tolist() == [1]  # the camera is back in its place
     assert scene.problem == ""
 
@@ -162,7 +162,7 @@ def test_a_network_with_m_shows_it_and_a_reference_takes_out_what_has_not_change
     alone = scene.picture(segmenter, frame)
     assert alone is not None
     assert (alone == (255 * m).round()).all()
-    assert scene.share == pytest.approx(m.mean(), abs=1e-4)
+    assert scene.fraction == pytest.approx(m.mean(), abs=1e-4)
     scene.mode = "auto"
     scene.capture([Frame(EMPTY)])
     scene.restrict(frame, instances(*BOTH))

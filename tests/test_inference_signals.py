@@ -32,7 +32,7 @@ graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight])
 model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 runtime, precision = OpenVino(), sys.argv[1]
 feeds = {"x": np.ones((1, 2, 8, 8), np.float32)}
-engine = runtime.build(model.SerializeToString(), precision, lambda stage, share: None, [feeds] * 3)
+engine = runtime.build(model.SerializeToString(), precision, lambda stage, fraction: None, [feeds] * 3)
 first, second = (runtime.load(engine, precision, Path("beside")) for _ in range(2))
 assert first(feeds).masks.max() > 17
 del first

@@ -91,6 +91,7 @@ def test_another_processor_or_version_of_torch_has_an_engine_of_its_own(
     assert bound["instructions"].split() == sorted(processor_flags())
     for name in ("torch", "processor", "instructions", "threads", "device"):
         other = {**bound, name: "another"}
+        # There is one processor and one version of torch here.
         monkeypatch.setattr(TorchCompiled, "identity", lambda self, other=other: other)
         with pytest.raises(EngineError, match="holds no torch-compiled engine"):
             find_engine(card, built.spec, "torch-compiled", cache)

@@ -100,8 +100,8 @@ def test_embeddings_follow_slow_changes() -> None:
     start, end = sight(1, 2), sight(11, 12)
     ids = tracker.update(start, 0).ids.tolist()
     for step in range(1, 21):
-        share = step / 20
-        mixed = (1 - share) * start.embeddings + share * end.embeddings
+        fraction = step / 20
+        mixed = (1 - fraction) * start.embeddings + fraction * end.embeddings
         assert tracker.update(dataclasses.replace(start, embeddings=mixed), step).ids.tolist() == ids
 
 

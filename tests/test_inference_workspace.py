@@ -63,11 +63,11 @@ def test_pixels_of_unknown_place_follow_the_others_of_their_instance(three):
     assert 30 in keep_inside(three, outside, known).ids
 
 
-def test_a_polygon_in_pixels_or_in_shares():
+def test_a_polygon_in_pixels_or_in_fractions():
     pixels = parse_workspace("10,0 29,0 29,19 10,19").outside(20, 40)
-    shares = parse_workspace("0.25,0 0.74,0 0.74,1 0.25,1").outside(20, 40)
+    fractions = parse_workspace("0.25,0 0.74,0 0.74,1 0.25,1").outside(20, 40)
     assert (~pixels).sum() == 20 * 20
-    assert abs(int((~shares).sum()) - 400) <= 20
+    assert abs(int((~fractions).sum()) - 400) <= 20
     assert parse_workspace("  ") is None
 
 

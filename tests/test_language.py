@@ -224,14 +224,14 @@ def test_colours_have_their_names(name):
 
 
 def test_a_colour_is_given_where_six_tenths_of_the_pixels_have_it():
-    def share(pixels: int) -> float:
+    def fraction(pixels: int) -> float:
         image = np.full((10, 10, 3), RGB["blue"], np.uint8)
         image.reshape(-1, 3)[:pixels] = RGB["red"]
         things = measure(image, None, np.ones((10, 10), np.uint16), np.array([1], np.uint16))
         return float(resolve(Phrase(colour="red"), things).fits[0])
 
-    assert share(60) > 0.8
-    assert share(50) < 0.2
+    assert fraction(60) > 0.8
+    assert fraction(50) < 0.2
 
 
 def test_a_catalogue_gives_names_a_meaning(table, tmp_path):

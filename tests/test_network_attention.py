@@ -36,11 +36,11 @@ def sample_by_loops(value: Tensor, shapes: LevelShapes, locations: Tensor, weigh
                         x = locations[b, q, head, level, p, 0] * w - 0.5
                         y = locations[b, q, head, level, p, 1] * h - 0.5
                         x0, y0 = math.floor(x.item()), math.floor(y.item())
-                        for row, share_y in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
-                            for column, share_x in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
+                        for row, fraction_y in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
+                            for column, fraction_x in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
                                 if 0 <= row < h and 0 <= column < w:
-                                    share = share_x * share_y * weights[b, q, head, level, p]
-                                    total = total + share * image[row, column]
+                                    fraction = fraction_x * fraction_y * weights[b, q, head, level, p]
+                                    total = total + fraction * image[row, column]
                 rows.append(total)
     return torch.stack(rows).view(batch, queries, heads * dim)
 

@@ -155,7 +155,8 @@ def test_a_failed_write_keeps_the_old_model(folder: Path, monkeypatch: pytest.Mo
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("rise_perception.network.checkpoint.save_file", full_disk)
+    # A disk that is full in the middle of a file.
+    monkeypatch.setattr("rise_perception.network.weights.save_file", full_disk)
     with pytest.raises(OSError, match="no space"):
         save_model(folder, network, card)
     assert sorted(p.name for p in folder.iterdir()) == [CARD, WEIGHTS]

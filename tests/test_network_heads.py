@@ -174,7 +174,7 @@ def test_encoder_reference_points_at_each_token_on_its_own_level() -> None:
     assert points.shape == (2, 30, 2, 2)
     torch.testing.assert_close(points[0, 7, 0], torch.tensor([1.5 / 6, 1.5 / 4]))  # row 1, column 1
     torch.testing.assert_close(points[1, 7, 0], torch.tensor([1.5 / 6, 1.5 / 4]))
-    # On the coarser level the same place is scaled to that level's valid share.
+    # On the coarser level the same place is scaled to that level's valid fraction.
     torch.testing.assert_close(points[1, 7, 1], torch.tensor([1.5 / 6 / 0.5 * 2 / 3, 1.5 / 4 / 0.75]))
 
 

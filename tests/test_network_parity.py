@@ -99,15 +99,15 @@ def compare(model: DeformableDetrForObjectDetection, network: RiseNetwork, paddi
     torch.testing.assert_close(torch.stack(decoder.outputs, 1), expected.intermediate_hidden_states, **close)
     torch.testing.assert_close(got.logits, expected.logits, **close)
     # Their boxes are fractions of the valid region, ours of the whole input.
-    share = torch.ones(2, 2)
+    fraction = torch.ones(2, 2)
     if padding is not None:
         valid = ~padding[:, ::8, ::8]  # stride of the finest level
-        share = torch.stack([valid[:, 0].float().mean(-1), valid[:, :, 0].float().mean(-1)], -1)
-        assert (share[1] < 1).all()
+        fraction = torch.stack([valid[:, 0].float().mean(-1), valid[:, :, 0].float().mean(-1)], -1)
+        assert (fraction[1] < 1).all()
     stages = [*got.auxiliary, got]
     for stage, boxes in zip(stages, expected.intermediate_reference_points.unbind(1), strict=True):
-        torch.testing.assert_close(stage.boxes / share.repeat(1, 2)[:, None], boxes, **close)
-    torch.testing.assert_close(got.boxes / share.repeat(1, 2)[:, None], expected.pred_boxes, **close)
+        torch.testing.assert_close(stage.boxes / fraction.repeat(1, 2)[:, None], boxes, **close)
+    torch.testing.assert_close(got.boxes / fraction.repeat(1, 2)[:, None], expected.pred_boxes, **close)
     assert expected.pred_boxes.std() > 0.01  # not all alike: the comparison can fail
 
 

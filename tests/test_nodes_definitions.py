@@ -175,6 +175,7 @@ print(json.dumps([
 def test_without_the_package_there_is_no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     from rise_perception.nodes import heartbeat
 
+    # What the module holds where the package bond is missing.
     monkeypatch.setattr(heartbeat, "Status", None)
     silent = heartbeat.Heartbeat(None)
     silent.start()

@@ -411,6 +411,7 @@ def test_a_call_is_answered_when_the_analysis_does_not_keep_up(tmp_path, monkeyp
         assert analyse.wait(100)
         return label_episode(episode)
 
+    # Held, not slowed down: when the queue is full must not depend on the machine.
     monkeypatch.setattr(interaction_node, "label_episode", slow)
     monkeypatch.setattr(interaction_node, "WAITING_EPISODES", 1)
     cell = HostedCell(tmp_path)
@@ -436,6 +437,7 @@ def test_a_call_is_answered_when_the_analysis_does_not_keep_up(tmp_path, monkeyp
 
 def test_nothing_is_analysed_while_the_disk_is_full(tmp_path, monkeypatch):
     analysed: list[Episode] = []
+    # What is not done leaves no trace but this.
     monkeypatch.setattr(interaction_node, "label_episode", analysed.append)
     cell = HostedCell(tmp_path, min_free_mb=1 << 24)
     try:

@@ -75,6 +75,7 @@ def test_the_threshold_that_is_announced_is_the_one_that_holds(started, monkeypa
     card = json.loads((model / "card.json").read_text())
     (model / "card.json").write_text(json.dumps({**card, "score_threshold": 0.2}))
     node, said = started(model=str(model)), []
+    # The announcements are counted, which a late subscriber to a latched topic cannot do.
     monkeypatch.setattr(segmentation_node.Outputs, "announce", lambda *facts: said.append(facts[1:]))
     assert node.trigger_configure() == SUCCESS
     assert node.trigger_activate() == SUCCESS

@@ -71,7 +71,7 @@ def test_a_policy_without_candidates_learns_nothing_and_stays_finite():
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.state().items())
 
 
-def test_random_keeps_to_what_is_allowed_and_to_its_share():
+def test_random_keeps_to_what_is_allowed_and_to_its_fraction():
     actions = Random(3, 0.25).choose(scored(*[0.5] * 4000))
     assert set(actions.tolist()) == {DROP, ALL}
     assert abs((actions == DROP).float().mean().item() - 0.25) < 0.03

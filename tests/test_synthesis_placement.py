@@ -31,14 +31,14 @@ def test_places_are_beta_distributed_in_both_axes() -> None:
 def test_pasted_objects_fill_the_feasible_region_of_a_wide_image() -> None:
     """Rows and columns are not swapped: the top-left corner spans height - h and width - w."""
     made, bank = maker(objects=1), bank_of(cut_out(np.ones((10, 10), bool)))
-    shares = []
+    fractions = []
     for seed in range(100):
         torch.manual_seed(seed)
         (mask,) = made(blank((48, 240)), bank).before.masks
         x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
         room, jitter = np.array([48 - h, 240 - w]), np.random.default_rng(seed).uniform(-0.5, 0.5, 2)
-        shares.append(np.clip((np.array([y, x]) + jitter) / room, 0, 1))
-    drawn = np.array(shares)
+        fractions.append(np.clip((np.array([y, x]) + jitter) / room, 0, 1))
+    drawn = np.array(fractions)
     for axis in (0, 1):
         assert stats.kstest(drawn[:, axis], stats.beta(0.5, 0.5).cdf).pvalue > 1e-3
         assert (drawn[:, axis] < 0.05).any()

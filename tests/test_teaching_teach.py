@@ -167,21 +167,21 @@ def test_several_classes_begin_as_what_the_start_calls_an_object(tmp_path, start
     assert any("no rehearsal" in note for note in taught.notes)
 
 
-def test_one_picture_is_judged_on_views_of_itself_and_that_is_said(tmp_path, start):
+def test_one_picture_is_evaluated_on_views_of_itself_and_that_is_said(tmp_path, start):
     said: list[str] = []
     taught = teach(asked(write_goods(tmp_path, 1), tmp_path / "out", start), said.append)
-    assert "says little about others" in taught.how_judged
+    assert "says little about others" in taught.how_evaluated
     assert len(taught.after.pairs) == 12
 
 
 def test_pictures_are_split_by_halves_below_twelve_and_held_out_from_there(tmp_path):
     first, second, last = plan_rounds(5, [3, 1, 4, 0, 2])
-    assert set(first.teaches) | set(first.judges) == set(range(5)) == set(last.teaches)
-    assert first.teaches == second.judges
-    assert not set(first.teaches) & set(first.judges)
+    assert set(first.teaches) | set(first.held_out) == set(range(5)) == set(last.teaches)
+    assert first.teaches == second.held_out
+    assert not set(first.teaches) & set(first.held_out)
     (only,) = plan_rounds(12, list(range(12)))
-    assert len(only.judges) == 3
-    assert not set(only.judges) & set(only.teaches)
+    assert len(only.held_out) == 3
+    assert not set(only.held_out) & set(only.teaches)
     assert only.keeps_best
 
 
@@ -214,7 +214,7 @@ def test_depth_is_used_where_every_picture_has_it(tmp_path):
     depth_start = save_start(tmp_path / "rgbd", input="rgbd")
     goods = write_goods(tmp_path / "goods", depth=True)
     taught = teach(asked(goods, tmp_path / "out", depth_start, steps=1))
-    assert taught.judges[0][0].depth is not None
+    assert taught.held_out[0][0].depth is not None
     with pytest.raises(ModelError, match="--no-depth leaves it out; give --from rise_small_rgb"):
         teach(asked(goods, tmp_path / "other", depth_start, with_depth=False))
 

@@ -135,6 +135,7 @@ def test_the_order_repeats_from_any_step() -> None:
 def test_processes_share_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
     order = SeededOrder((7, 5), (4, 2), (0, 6), 0)
     whole = list(order)
+    # Two processes in earnest are in test_training_processes.py.
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     shares = []
     for rank in (0, 1):
@@ -149,6 +150,7 @@ def test_processes_share_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_that_cannot_be_shared_is_an_error(
     monkeypatch: pytest.MonkeyPatch, scenes: tuple[int, int]
 ) -> None:
+    # Two processes in earnest are in test_training_processes.py.
     monkeypatch.setattr(distributed, "processes", lambda: 2)
     with pytest.raises(ConfigError, match=r"cannot be shared by 2 processes.*batch"):
         list(SeededOrder((7, 5), scenes, (0, 6), 0))

@@ -40,12 +40,12 @@ ROWS: dict[str, set[str]] = {
     "table4/reversed": R101 | {"self_supervision.selector"},
     "appendix_c/mask_schedule": BACKBONE | {"self_supervision.mask_threshold"},
 }
-for share, model in itertools.product(("0.5", "1", "2", "10", "100"), ("r50", "r101", "swin_l")):
-    shared = (OTHER_LABELS if share != "1" else set()) | (BACKBONE if model != "r50" else set())
-    ROWS[f"table1/rise_{model}_{share}"] = shared
-    ROWS[f"table1/deformable_detr_{model}_{share}"] = shared | ALONE
-for share in ("5", "10", "100"):
-    ROWS[f"table2/rise_{share}"] = OCID | {"network.containers"}
+for fraction, model in itertools.product(("0.5", "1", "2", "10", "100"), ("r50", "r101", "swin_l")):
+    shared = (OTHER_LABELS if fraction != "1" else set()) | (BACKBONE if model != "r50" else set())
+    ROWS[f"table1/rise_{model}_{fraction}"] = shared
+    ROWS[f"table1/deformable_detr_{model}_{fraction}"] = shared | ALONE
+for fraction in ("5", "10", "100"):
+    ROWS[f"table2/rise_{fraction}"] = OCID | {"network.containers"}
 for form, limit in itertools.product(("box", "m2b", "m2b_mlm"), ("0.5", "0.6", "0.7")):
     ROWS[f"table5/{form}_{limit}"] = (
         BACKBONE
@@ -126,10 +126,10 @@ def test_every_row_of_the_tables_says_what_the_paper_reports(rows: dict[str, Tra
 
 def test_the_labels_of_a_row_are_those_of_its_name(rows: dict[str, TrainConfig]) -> None:
     for row, config in rows.items():
-        share = row.rpartition("_")[2] if row.startswith("table1") else None
-        share = share or {"table3": "100", "table4": "100", "table5": "1", "table6": "10"}.get(row[:6])
-        if share:
-            expected = "train" if share == "100" else f"train_{share}"
+        fraction = row.rpartition("_")[2] if row.startswith("table1") else None
+        fraction = fraction or {"table3": "100", "table4": "100", "table5": "1", "table6": "10"}.get(row[:6])
+        if fraction:
+            expected = "train" if fraction == "100" else f"train_{fraction}"
             assert config.data.train == (f"data/mix-object-tote/{expected}.json",), row
         assert config.data.unlabelled in ((), config.data.train), row
     assert [rows[f"table2/rise_{n}"].data.train for n in ("5", "10", "100")] == [

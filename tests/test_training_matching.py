@@ -129,7 +129,7 @@ class TestInvariants:
         assert sorted(query.tolist()) == [0, 1, 2]
         assert len(set(target.tolist())) == 3
 
-    def test_twins_share_the_queries(self, name: str) -> None:
+    def test_twins_fraction_the_queries(self, name: str) -> None:
         """Two objects in one place want the same query: the other takes another one."""
         logits, boxes, _ = random_problem(1, queries=6)
         targets = box_targets([[0.5, 0.5, 0.2, 0.2]] * 2)

@@ -127,8 +127,8 @@ def test_the_lowest_trusted_score_is_not_lost_at_every_step() -> None:
 
     assert max(kept("linear")) == 3
     assert kept("nearest")[0] == kept("lower")[0] - 1 == 1  # 0.995 of the way from the first to the fourth
-    for method, share in (("nearest", 1 / 6), ("lower", 1 / 3)):
-        assert kept(method).count(4) / len(steps) == pytest.approx(share, abs=0.02)
+    for method, fraction in (("nearest", 1 / 6), ("lower", 1 / 3)):
+        assert kept(method).count(4) / len(steps) == pytest.approx(fraction, abs=0.02)
 
 
 def test_one_score_passes_its_own_quantile() -> None:

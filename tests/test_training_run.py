@@ -88,6 +88,7 @@ def test_who_does_not_wait_leaves_a_scene_to_the_one_that_renders_it(
         assert not asked[-1].exists()
         asked[-1].write_text("[]")
 
+    # Another process has to come by just while a scene is rendered.
     monkeypatch.setattr(world_source, "render_scene", render)
     path = ensure_scene(tmp_path, WORLD, 1)
     assert path.exists()
@@ -174,6 +175,7 @@ def test_the_best_weights_are_kept(
     cache: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([0.2, 0.7, 0.4])
+    # Six steps from random weights give no score to choose by.
     monkeypatch.setattr("rise_perception.training.trainer.ap50", lambda *_: next(scores))
     trainer = Trainer(settings(cache, data, tmp_path / "out", validate_every=2), "t")
     trainer.run()
@@ -194,7 +196,7 @@ def test_it_ends_by_the_clock_with_a_rate_of_zero_and_counts_earlier_runs(
     assert trainer.iteration > 1
     assert trainer.optimiser.param_groups[0]["lr"] < 0.5 * config.optimisation.learning_rate
     resumed = Trainer(config, "t", hours=2 / 3600)
-    assert resumed.share == 1
+    assert resumed.fraction == 1
     before = resumed.iteration
     resumed.run()
     assert resumed.iteration == before, "its time was over"
@@ -211,6 +213,7 @@ def test_a_stopped_run_saves_its_state_and_goes_on_as_if_nothing_had_been(
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch)
 
+    # The signal has to come within a step that is known.
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(Interrupted, match="after 2 iterations"):
         train(settings(cache, data, tmp_path / "out"), "t")

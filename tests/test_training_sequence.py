@@ -91,6 +91,7 @@ def test_identities_of_kept_moved_removed_and_added_objects(
     """At places of their own in the middle, so that none is hidden and none leaves the view."""
     base = labelled(rectangles([(90, 56, 106, 72)], (128, 192)), depth=False)
     places = itertools.cycle([(20 + y, 25 + x) for y in (0, 64) for x in range(0, 125, 24)])
+    # Chance would hide objects behind others.
     monkeypatch.setattr(sequence, "place", lambda *_: next(places))
 
     def views(**config: float) -> tuple[LabelledImage, LabelledImage]:
@@ -130,7 +131,7 @@ def test_moved_objects_move() -> None:
     assert np.median(distances) > 15
 
 
-def test_shares_of_kept_and_removed_objects() -> None:
+def test_fractions_of_kept_and_removed_objects() -> None:
     made, kept, total = maker(objects=4, removed=0.3, moved=0.3, added=0.0), 0, 0
     places = 0
     for seed in range(80):

@@ -190,8 +190,8 @@ def test_it_overfits_two_images(data: Path, tmp_path: Path) -> None:
     trainer.run()
     steps = list(trainer.steps.values())
     assert np.isfinite([list(losses.values()) for losses in steps]).all()
-    for name, share in (("total", 0.5), ("boxes", 0.6), ("masks", 0.5)):
-        assert np.mean([losses[name] for losses in steps[-5:]]) < share * steps[0][name], name
+    for name, fraction in (("total", 0.5), ("boxes", 0.6), ("masks", 0.5)):
+        assert np.mean([losses[name] for losses in steps[-5:]]) < fraction * steps[0][name], name
 
 
 def test_depth_reaches_the_network(data: Path, tmp_path: Path) -> None:

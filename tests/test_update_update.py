@@ -38,7 +38,6 @@ from rise_perception.grasp_learning.update.update import (
     UpdateConfig,
     interpolate_weights,
     is_judged,
-    share_on,
     train_candidate,
     training_config,
     without_unknown,
@@ -48,6 +47,7 @@ from rise_perception.network.card import ModelCard
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch, collate
+from rise_perception.training.boxes import fraction_on
 from rise_perception.training.criterion import LossConfig, supervised_loss
 from rise_perception.training.loader import seeded_order
 from rise_perception.training.matching import Targets
@@ -196,14 +196,14 @@ def test_what_nobody_knows_is_not_taught_as_background() -> None:
     assert (silenced.logits[1, ~judged] == SILENT).all()
 
 
-def test_the_share_of_a_box_on_the_robot_is_that_of_its_pixels() -> None:
+def test_the_fraction_of_a_box_on_the_robot_is_that_of_its_pixels() -> None:
     robot = torch.zeros(40, 80, dtype=torch.bool)
     robot[:, 40:] = True
     robot[20:, 60:] = False
     boxes = torch.tensor(
         [[0.25, 0.5, 0.2, 0.2], [0.5, 0.25, 0.4, 0.4], [0.8, 0.25, 0.2, 0.4], [0.75, 0.5, 0.5, 1.0]]
     )
-    assert share_on(boxes, robot).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.75])
+    assert fraction_on(boxes, robot).tolist() == pytest.approx([0.0, 0.5, 1.0, 0.75])
 
 
 def with_robot(folder: Path) -> EpisodeImages:
@@ -289,7 +289,7 @@ def test_nothing_is_learned_where_the_robot_is(tmp_path: Path, parent: ModelStor
     for targets in pseudo:
         assert 0 < len(targets) < 4
         assert all(float((mask & robot).sum() / mask.sum()) <= 0.3 for mask in targets.masks)
-    on_robot = share_on(outputs.boxes[first].detach(), robot) > 0.3
+    on_robot = fraction_on(outputs.boxes[first].detach(), robot) > 0.3
     assert on_robot.any()
     assert (outputs.logits[first, on_robot] == SILENT).all()
     assert (outputs.logits[first] > SILENT).any()
@@ -330,6 +330,7 @@ def test_an_update_starts_from_the_parent_ends_in_its_budget_and_can_be_stopped(
         time.sleep(1.0)
         return losses
 
+    # A step of this network takes milliseconds; the budget is of seconds.
     monkeypatch.setattr(EpisodeTrainer, "step", slow)
     said: list[Progress] = []
     anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries(), {})
@@ -367,12 +368,12 @@ def test_the_rate_reaches_zero_with_the_steps_or_with_the_time(
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     trainer = EpisodeTrainer(config, "t", "cpu", 50.0)
     clock[0] = 7.0
-    assert trainer.share == 0.0  # the time before the first step does not count
+    assert trainer.fraction == 0.0  # the time before the first step does not count
     trainer._begun = clock[0] = 0.0
     found = []
     for iteration, seconds in ((20, 1.0), (65, 1.0), (100, 1.0), (20, 32.5), (20, 50.0), (20, 80.0)):
         trainer.iteration, clock[0] = iteration, seconds
-        found.append(rate_factor(trainer.iteration, config.optimisation, trainer.share))
+        found.append(rate_factor(trainer.iteration, config.optimisation, trainer.fraction))
     assert found == pytest.approx([1.0, 0.5, 0.0, 0.5, 0.0, 0.0])
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rise_perception.core.errors import ConfigError
+from rise_perception.core.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from rise_perception.core.frame import Frame
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.inference.segmenter import Segmenter
     from rise_perception.nodes.benchmark import measure_node
 
-    if args.frames < 1:
-        raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
+    require(args.frames >= 1, "--frames", args.frames, "at least 1")
     size = parse_size("--size", args.size)
     if min(size) < 32:
         raise ConfigError(f"--size is {args.size}; at least 32x32 is needed")

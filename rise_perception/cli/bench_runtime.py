@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rise_perception.core.errors import ConfigError, RiseError
+from rise_perception.core.errors import ConfigError, RiseError, require
 
 if TYPE_CHECKING:
     from rise_perception.inference.engines.cache import EngineCache
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from rise_perception.inference.device import choose_device
     from rise_perception.inference.segmenter import find_model
 
-    if args.frames < 1:
-        raise ConfigError(f"--frames is {args.frames}; at least 1 is needed")
+    require(args.frames >= 1, "--frames", args.frames, "at least 1")
     if args.model and args.encoders:
         raise ConfigError(
             f"--encoders is {args.encoders} and --model {args.model!r} has its own; leave one out"
@@ -134,7 +133,7 @@ def _prepare(
     if runtime not in RUNTIMES:
         return ""
 
-    def told(stage: str, share: float) -> None:
+    def told(stage: str, fraction: float) -> None:
         print(f"{runtime} {precision}: {stage}", file=sys.stderr)
 
     network, card = load_model(model)
@@ -146,9 +145,9 @@ def _prepare(
 
 
 def _work(row: dict[str, Any], gflop: float, peak: float) -> dict[str, float]:
-    """GFLOP of a row and, as the peak is measured in FP32, in FP32 its share of the peak."""
-    share = {"peak_share": gflop / row["median_ms"] * 1e3 / peak} if row["precision"] == "fp32" else {}
-    return {"gflop": gflop, **share}
+    """GFLOP of a row and, as the peak is measured in FP32, in FP32 its fraction of the peak."""
+    of_peak = {"peak_share": gflop / row["median_ms"] * 1e3 / peak} if row["precision"] == "fp32" else {}
+    return {"gflop": gflop, **of_peak}
 
 
 def _print(rows: list[dict[str, Any]], peak: float, size: tuple[int, int], device: str) -> None:
@@ -160,12 +159,12 @@ def _print(rows: list[dict[str, Any]], peak: float, size: tuple[int, int], devic
     print(f"{'':<31}{'runtime':<22}{'':<6}{columns}")
     for row in rows:
         ratio = "" if base is None else f"{row['median_ms'] / base:.2f}"
-        share = f"{row['gflop']:>7.1f}" if "gflop" in row else ""
-        share += f"{row['peak_share']:>9.0%}" if "peak_share" in row else ""
+        fraction = f"{row['gflop']:>7.1f}" if "gflop" in row else ""
+        fraction += f"{row['peak_share']:>9.0%}" if "peak_share" in row else ""
         name = row["name"] + (", hybrid encoder" if row.get("encoder") == "hybrid" else "")
         print(
             f"{name:<31}{row['runtime']:<22}{row['precision']:<6}{row['median_ms']:>10.1f}"
-            f"{row['p95_ms']:>9.1f}{row['peak_mb']:>9.0f}{ratio:>7}{share}"
+            f"{row['p95_ms']:>9.1f}{row['peak_mb']:>9.0f}{ratio:>7}{fraction}"
         )
     ours = [row for row in rows if row.get("encoder") == "deformable"]
     if base is None or device != "cpu":

@@ -23,7 +23,7 @@ Everything that is sent begins valid and is then damaged, by a seed. After every
 be answered within --limit seconds, every node must live and say so, and none may have gained more than 50 MB.
 The exit status is 2 when something else happened; what it says names the seed.
 """
-FILES_SHARE = 0.2
+FILES_FRACTION = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         files, graph = Path(name, "files"), Path(name, "graph")
         files.mkdir()
         graph.mkdir()
-        end = time.monotonic() + FILES_SHARE * seconds
+        end = time.monotonic() + FILES_FRACTION * seconds
         count, faults = fuzz_files(files, model, args.seed, lambda number: until(end, number))
         print(f"files     {count} cases, {len(faults)} faults")
         frame, _ = next(FrameSource(resources.find("models") / "demo_pick").frames())
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
         def more(number: int) -> bool:
             begun.append(time.monotonic())
-            return until(begun[0] + (1 - FILES_SHARE) * seconds, number)
+            return until(begun[0] + (1 - FILES_FRACTION) * seconds, number)
 
         result = fuzz_graph(graph, model, frame, args.seed, more, args.limit)
     kinds = ", ".join(f"{kind} {number}" for kind, number in sorted(result.cases.items()))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rise_perception.core.errors import ConfigError, MissingDependencyError, RiseError
+from rise_perception.core.errors import MissingDependencyError, RiseError, require
 
 SUMMARY = "watch it learn: a simulated robot picks novel objects over ROS 2, with learning off and on"
 EXAMPLES = """\
@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 f"the live demo needs the package {package!r}: `make venv` installs it"
             )
     for name, least in (("picks", 1), ("totes", 1), ("period", 0), ("seed", 0)):
-        if not getattr(args, name) >= least:
-            raise ConfigError(f"--{name} is {getattr(args, name)}; at least {least} is needed")
+        require(getattr(args, name) >= least, f"--{name}", getattr(args, name), f"at least {least}")
     from rise_perception.inference.segmenter import find_model
 
     find_model(args.model)

@@ -50,7 +50,7 @@ class Arm:
     serving: str
 
     def success(self, last: int = 0) -> float:
-        """Share of the grasps, of the ``last`` ones if not 0, that held one item."""
+        """Fraction of the grasps, of the ``last`` ones if not 0, that held one item."""
         picks = self.picks[-last:]
         return sum(bool(pick["success"]) for pick in picks) / len(picks)
 

@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workspace",
         default="",
         metavar="POLYGON",
-        help="leave out what is outside: 'x,y x,y x,y ...' in pixels, or in shares of width and height",
+        help="leave out what is outside: 'x,y x,y x,y ...' in pixels, or in fractions of width and height",
     )
     add_model_arguments(parser)
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=float,
         metavar="RATE",
-        help="share of the images that is labelled, above 0 and at most 1; at least one image is",
+        help="fraction of the images that is labelled, above 0 and at most 1; at least one image is",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="another seed, another draw (default %(default)s)"

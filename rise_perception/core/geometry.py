@@ -18,7 +18,7 @@ from rise_perception.core.instances import Instances
 MIN_POINTS = 10
 #: About how many points of all instances are looked at, and at most how many of one; more cost time alone.
 GRID_POINTS, MAX_POINTS = 10_000, 300
-#: Share of the points that may lie beyond each face: the ragged edge of a mask.
+#: Fraction of the points that may lie beyond each face: the ragged edge of a mask.
 OUTLIERS = 0.005
 #: Points that are further than this (metres) and than four median deviations from the median depth are not
 #: the item's: at a silhouette, sensors see something between the item and what lies behind.
@@ -190,11 +190,11 @@ class _Groups:
         sums = [np.bincount(self.row, column, minlength=len(self.counts)) for column in values.T]
         return np.stack(sums, axis=1) / np.maximum(self.counts, 1)[:, None]
 
-    def quantile(self, values: np.ndarray, share: float) -> np.ndarray:
-        """(count,) the value below which ``share`` of each group lies; 0 where a group is empty."""
+    def quantile(self, values: np.ndarray, fraction: float) -> np.ndarray:
+        """(count,) the value below which ``fraction`` of each group lies; 0 where a group is empty."""
         result = np.zeros(len(self.counts))
         filled = np.flatnonzero(self.counts)
         ordered = np.sort(self.row * FAR + values)
-        place = self.starts[filled] + np.rint(share * (self.counts[filled] - 1)).astype(np.int64)
+        place = self.starts[filled] + np.rint(fraction * (self.counts[filled] - 1)).astype(np.int64)
         result[filled] = ordered[place] - filled * FAR
         return result

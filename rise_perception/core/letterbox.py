@@ -15,7 +15,7 @@ BORDER = 114
 class Letterbox:
     """Scales H x W into the top-left corner of a fixed input, keeping the aspect ratio.
 
-    Top-left, so that the valid region is a share of each side, which is what the network's valid ratios
+    Top-left, so that the valid region is a fraction of each side, which is what the network's valid ratios
     expect, and so that coordinates differ from the input's by one factor per axis.
 
     Attributes:

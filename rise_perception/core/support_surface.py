@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-#: Planes that are tried, pixels that vote, and the band around a plane, as a share of the distance.
+#: Planes that are tried, pixels that vote, and the band around a plane, as a fraction of the distance.
 TRIALS, VOTERS, BAND = 300, 3000, 0.006
-#: Of this many valid depth pixels at least a plane is fitted, and of this share of them it consists.
-MIN_PIXELS, MIN_SHARE = 500, 0.1
+#: Of this many valid depth pixels at least a plane is fitted, and of this fraction of them it consists.
+MIN_PIXELS, MIN_FRACTION = 500, 0.1
 #: Rounds of least squares on the pixels within the band.
 ROUNDS = 3
 
@@ -48,7 +48,7 @@ def fit_support_surface(depth: np.ndarray) -> np.ndarray | None:
     plane = planes[int(votes.argmax())]
     for _ in range(ROUNDS):
         near = np.abs(points @ plane - inverse) < band
-        if near.sum() < MIN_SHARE * len(points):
+        if near.sum() < MIN_FRACTION * len(points):
             return None
         plane = np.linalg.lstsq(points[near], inverse[near], rcond=None)[0]
     return np.asarray(plane)

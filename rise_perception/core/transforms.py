@@ -142,10 +142,10 @@ class TransformTree:
         after = bisect.bisect_left(stamps, stamp)
         if after == len(stamps) or stamps[after] == stamp:
             return _matrix(values[min(after, len(stamps) - 1)])
-        share = (stamp - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
+        fraction = (stamp - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
         first, second = values[after - 1], values[after]
-        turn = Slerp([0.0, 1.0], Rotation.from_quat([first[3:], second[3:]]))(share)
-        between = first + share * (second - first)
+        turn = Slerp([0.0, 1.0], Rotation.from_quat([first[3:], second[3:]]))(fraction)
+        between = first + fraction * (second - first)
         return _matrix(np.concatenate([between[:3], turn.as_quat()]))
 
 

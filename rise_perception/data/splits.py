@@ -86,7 +86,7 @@ def write_split(
         out: the file to write; it refers to ``source`` relative to its own folder.
         source: annotation file or folder.
         keys: ids and names of the images of ``source``.
-        rate: share that is labelled, above 0 and at most 1; at least one image is.
+        rate: fraction that is labelled, above 0 and at most 1; at least one image is.
         seed: another seed, another draw.
         views: so many images in a row show one scene (:func:`draw_parts`).
 
@@ -99,7 +99,7 @@ def write_split(
     out = Path(out)
     if not 0 < rate <= 1:
         raise DataError(
-            f"--labelled {rate} is no share of the images; give one above 0 and at most 1 (0.01: 1 %)"
+            f"--labelled {rate} is no fraction of the images; give one above 0 and at most 1 (0.01: 1 %)"
         )
     if out.resolve() == source.resolve():
         raise DataError(f"--out {out} is the data set itself; give another file")

@@ -86,19 +86,19 @@ def match_regions(predicted: Sequence[Region], truth: Sequence[Region]) -> list[
     return result
 
 
-def without_ignored(pair: ImagePair, ignored: np.ndarray, share: float = 0.5) -> ImagePair:
+def without_ignored(pair: ImagePair, ignored: np.ndarray, fraction: float = 0.5) -> ImagePair:
     """The pair without predictions that lie mostly where nothing is known.
 
     Args:
         pair: one image.
         ignored: (H, W) bool.
-        share: of a prediction's area.
+        fraction: of a prediction's area.
     """
     if not ignored.any() or not pair.predicted:
         return pair
     area = coco_mask.encode(np.asfortranarray(ignored).view(np.uint8))
     inside = np.array(coco_mask.iou([r.rle for r in pair.predicted], [area], [1]))[:, 0]
-    kept = [r for r, part in zip(pair.predicted, inside.tolist(), strict=True) if part <= share]
+    kept = [r for r, part in zip(pair.predicted, inside.tolist(), strict=True) if part <= fraction]
     return replace(pair, predicted=kept)
 
 

@@ -12,8 +12,8 @@ from rise_perception.core.regions import ImagePair
 
 #: A mask finds an item when their IoU is at least this.
 FOUND_IOU = 0.5
-#: A mask merges items when it covers at least this share of each of two or more.
-MERGED_SHARE = 0.5
+#: A mask merges items when it covers at least this fraction of each of two or more.
+MERGED_FRACTION = 0.5
 #: Bins of the expected calibration error.
 BINS = 10
 
@@ -54,7 +54,7 @@ def _count_one(pair: ImagePair) -> Counts:
     overlap = np.array(coco_mask.iou(masks, truth, [0] * len(truth)))  # (masks, objects)
     # With the mask as a "crowd", pycocotools divides the shared area by that of the object alone.
     covered = np.array(coco_mask.iou(truth, masks, [1] * len(masks))).T
-    merges = (covered >= MERGED_SHARE).sum(1) >= 2
+    merges = (covered >= MERGED_FRACTION).sum(1) >= 2
     finds = np.zeros(len(masks), bool)
     for row in range(len(masks)):
         best = int(overlap[row].argmax())
@@ -68,14 +68,14 @@ def _count_one(pair: ImagePair) -> Counts:
 def calibration_error(
     scores: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
 ) -> float | None:
-    """Expected calibration error: by how much score and share of right masks differ, mean over the masks.
+    """Expected calibration error: by how much score and fraction of right masks differ, mean over the masks.
 
     Args:
         scores: (N,) in [0, 1].
         right: (N,) bool, whether each mask finds an object.
 
     Returns:
-        the mean over :data:`BINS` equal bins of the score, weighted by their masks, of |mean score - share
+        the mean over :data:`BINS` equal bins of the score, weighted by their masks, of |mean score - fraction
         of right ones|; None without masks.
     """
     scores, right = np.asarray(scores, float), np.asarray(right, bool)

@@ -7,7 +7,7 @@ each other one to one so that the sum of their pairwise F = 2PR/(P+R) is largest
 * overlap recall = assigned true-positive pixels / labelled foreground pixels,
 * boundary precision and recall are the same over boundary pixels, where a boundary pixel is a true
   positive when it lies within ceil(0.003 * image diagonal) pixels of the partner's boundary,
-* F@.75 = share of labelled regions whose assigned F is above 0.75.
+* F@.75 = fraction of labelled regions whose assigned F is above 0.75.
 
 No prediction: P = 1, R = F = 0. No label: P = 0, R = 1, F = 0. Neither: all 1. A data set's value is the
 mean over its images. Pairs that share no pixel are not assigned (the peers' code lets the solver pick

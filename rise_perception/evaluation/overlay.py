@@ -11,7 +11,7 @@ import numpy as np
 from rise_perception.core.instances import Instances
 from rise_perception.core.regions import CONTAINER, category_name
 
-TINT = 0.5  # share of the instance's colour in its area; the outline is the colour alone
+TINT = 0.5  # fraction of the instance's colour in its area; the outline is the colour alone
 CONTAINER_COLOR = (235, 235, 235)
 
 

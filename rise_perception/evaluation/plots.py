@@ -51,11 +51,11 @@ def latency_plot(milliseconds: Mapping[str, Sequence[float]]) -> bytes:
         name: np.sort(np.asarray(values, np.float64)) for name, values in milliseconds.items() if len(values)
     }
     for color, (name, values) in zip(COLORS, stages.items(), strict=False):
-        share = np.arange(1, values.size + 1) / values.size
-        axes[0].step(values, share, where="post", lw=2, color=color, label=name)
+        fraction = np.arange(1, values.size + 1) / values.size
+        axes[0].step(values, fraction, where="post", lw=2, color=color, label=name)
     # The slowest percent (start-up) would squeeze everything else to the left.
     high = max((float(np.percentile(values, 99)) for values in stages.values()), default=1.0) * 1.05
-    axes[0].set(xlabel="milliseconds", ylabel="share of frames", xlim=(0, high), ylim=(0, 1.02))
+    axes[0].set(xlabel="milliseconds", ylabel="fraction of frames", xlim=(0, high), ylim=(0, 1.02))
     axes[0].set_title("Frames that took at most so long")
     if stages:
         axes[0].legend(loc="lower right", frameon=False)
@@ -70,27 +70,29 @@ class Bar(NamedTuple):
 
 
 def learning_plot(curves: Mapping[str, Mapping[float, list[float]]], bars: Mapping[str, list[Bar]]) -> bytes:
-    """PNG with AP50 against the share of labels, and a panel of AP bars for each ablation.
+    """PNG with AP50 against the fraction of labels, and a panel of AP bars for each ablation.
 
     Lines and bars are means over the seeds, bands and whiskers the sample standard deviation, dots the seeds.
 
     Args:
-        curves: method -> share of labels -> AP50 with each seed.
+        curves: method -> fraction of labels -> AP50 with each seed.
         bars: title of the panel -> its bars.
     """
     figure, axes = _figure(1 + len(bars))
-    shares = sorted({share for points in curves.values() for share in points})
+    fractions = sorted({fraction for points in curves.values() for fraction in points})
     for color, (name, points) in zip(COLORS, curves.items(), strict=False):
         if not points:
             continue
         x = np.array(sorted(points))
-        mean, spread = np.array([_mean_and_spread(points[share]) for share in x]).T
+        mean, spread = np.array([_mean_and_spread(points[fraction]) for fraction in x]).T
         axes[0].plot(x, mean, color=color, lw=2, label=name)
         axes[0].fill_between(x, mean - spread, mean + spread, color=color, alpha=0.18, lw=0)
-        for share in x:
-            axes[0].plot([share] * len(points[share]), points[share], "o", color=color, ms=4, alpha=0.7)
-    axes[0].set(xscale="log", xlabel="share of labelled images", ylabel="object AP50", title="Few labels")
-    axes[0].set_xticks(shares, [f"{share:.0%}" for share in shares])
+        for fraction in x:
+            axes[0].plot(
+                [fraction] * len(points[fraction]), points[fraction], "o", color=color, ms=4, alpha=0.7
+            )
+    axes[0].set(xscale="log", xlabel="fraction of labelled images", ylabel="object AP50", title="Few labels")
+    axes[0].set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
     axes[0].minorticks_off()
     axes[0].set_ylim(bottom=0)
     if axes[0].get_legend_handles_labels()[0]:
@@ -134,13 +136,13 @@ def grasps_plot(panels: Mapping[str, Mapping[str, Curve]]) -> bytes:
 
 
 class Points(NamedTuple):
-    """Points of a curve: (share of the training, value)."""
+    """Points of a curve: (fraction of the training, value)."""
 
     points: Sequence[tuple[float, float]]
 
 
-def share_plot(curves: Mapping[str, Points], start: float) -> bytes:
-    """PNG with AP50 over the share of the training, from where each curve starts.
+def fraction_plot(curves: Mapping[str, Points], start: float) -> bytes:
+    """PNG with AP50 over the fraction of the training, from where each curve starts.
 
     Args:
         curves: name -> its points.

@@ -24,17 +24,17 @@ STANDS = 5.0
 #: What is measured of a mask; the embedding follows.
 FEATURES = (
     "score",  # logit of the score
-    "area",  # logarithm of the share of the picture
+    "area",  # logarithm of the fraction of the picture
     "solidity",  # area over that of the convex hull
     "room",  # logarithm of the distance from the middle to the rim, in pixels at 320x240
     "reach",  # the same for the innermost pixel
     "relief",  # root of the median millimetres above the support surface
-    "standing",  # share of the mask that stands up
+    "standing",  # fraction of the mask that stands up
     "middle relief",  # root of the millimetres around the middle
     "rough",  # logarithm of the spread of depth around the middle
-    "step",  # share of the rim beyond which the ground lies lower
-    "depth",  # share of the mask with depth
-    "crowd",  # share of the rim that touches other masks
+    "step",  # fraction of the rim beyond which the ground lies lower
+    "depth",  # fraction of the mask with depth
+    "crowd",  # fraction of the rim that touches other masks
 )
 
 

@@ -17,12 +17,12 @@ TOP_K = 100
 #: Of boxes of one class with a larger IoU, the better scored one is drawn. High enough to keep nested items:
 #: it only thins out the queries that optimal transport taught to find the same object.
 SAME_BOX_IOU = 0.8
-#: A mask keeps its instance only when this share of it is not owned by better ones. At a half, no two masks
-#: that stay have an IoU above a half either: duplicates go.
-VISIBLE_SHARE = 0.5
+#: A mask keeps its instance only when this fraction of it is not owned by better ones. At a half, no two
+#: masks that stay have an IoU above a half either: duplicates go.
+VISIBLE_FRACTION = 0.5
 #: Instances smaller than this, in cells of the masks (4x4 pixels of the network's input), are noise.
 SMALLEST = 2
-#: Masks end at their query's box, enlarged by this share of its size.
+#: Masks end at their query's box, enlarged by this fraction of its size.
 BOX_MARGIN = 0.15
 
 
@@ -168,7 +168,7 @@ def _suppress(found: _Cells, size: int, order: np.ndarray, container: np.ndarray
     owned = np.zeros((2, size), bool)
     for index in order.tolist():
         cells, rivals = found.of(index), owned[int(container[index])]
-        if np.count_nonzero(rivals[cells]) <= (1 - VISIBLE_SHARE) * len(cells):
+        if np.count_nonzero(rivals[cells]) <= (1 - VISIBLE_FRACTION) * len(cells):
             rivals[cells] = True
             kept.append(index)
     return kept

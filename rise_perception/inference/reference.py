@@ -21,13 +21,13 @@ from rise_perception.core.instances import Instances
 MOST_FRAMES = 15
 #: CIELAB difference from which on a colour has changed, after the exposure was matched.
 COLOUR_CHANGE = 14.0
-#: What stands nearer than the reference by this many metres, and this share of the distance, has changed.
-DEPTH_CHANGE, DEPTH_SHARE = 0.006, 0.008
-#: An instance of which a smaller share has changed is dropped.
+#: What stands nearer than the reference by this many metres, and this fraction of the distance, has changed.
+DEPTH_CHANGE, DEPTH_FRACTION = 0.006, 0.008
+#: An instance of which a smaller fraction has changed is dropped.
 MIN_CHANGED = 0.2
-#: With a greater share changed where no instance is, the reference is stale.
+#: With a greater fraction changed where no instance is, the reference is stale.
 STALE = 0.4
-#: Instances are enlarged by this many pixels before that share is taken: shadows and soft edges.
+#: Instances are enlarged by this many pixels before that fraction is taken: shadows and soft edges.
 MARGIN = 9
 
 
@@ -38,7 +38,7 @@ class Kept:
     Attributes:
         instances: that stay.
         changed: (H, W) bool, where the frame differs; None where the reference was left out.
-        mismatch: share of what no instance covers that has changed, in [0, 1].
+        mismatch: fraction of what no instance covers that has changed, in [0, 1].
         problem: why the reference was left out; empty when it was used.
     """
 
@@ -84,7 +84,7 @@ class Reference:
         found = distance > COLOUR_CHANGE
         if depth is not None and self.depth is not None:
             both = (depth > 0) & (self.depth > 0)
-            nearer = self.depth - depth > DEPTH_CHANGE + DEPTH_SHARE * self.depth
+            nearer = self.depth - depth > DEPTH_CHANGE + DEPTH_FRACTION * self.depth
             found = np.where(both, nearer | (distance > 2 * COLOUR_CHANGE), found)
         return np.asarray(cv2.medianBlur(found.astype(np.uint8), 5) > 0)
 

@@ -41,7 +41,7 @@ class SceneForeground:
         mode: one of :data:`MODES`.
         stored: the reference; None where there is none.
         problem: why there is none although there should be, or why it was left out of the last frame.
-        share: of the last frame, how much is foreground; None where nobody asked.
+        fraction: of the last frame, how much is foreground; None where nobody asked.
         mismatch: see :class:`rise_perception.inference.reference.Kept`; None without a reference.
     """
 
@@ -50,7 +50,7 @@ class SceneForeground:
         self.mode = MODES[0]
         self.stored: StoredReference | None = None
         self.problem = ""
-        self.share: float | None = None
+        self.fraction: float | None = None
         self.mismatch: float | None = None
         self._kept: Kept | None = None
 
@@ -81,14 +81,14 @@ class SceneForeground:
             instances: as the network found them.
             outside: (H, W) bool, what lies outside the workspace; None without one.
         """
-        self._kept, self.share, self.mismatch = None, None, None
+        self._kept, self.fraction, self.mismatch = None, None, None
         stored = self.stored
         if self.mode != "auto" or stored is None:
             return instances
         kept = stored.reference.keep_changed(instances, frame.image, frame.depth, outside)
         self._kept, self.mismatch, self.problem = kept, kept.mismatch, kept.problem
         if kept.changed is not None:
-            self.share = float(kept.changed.mean())
+            self.fraction = float(kept.changed.mean())
         return kept.instances
 
     def picture(
@@ -109,5 +109,5 @@ class SceneForeground:
             return None
         parts = [part for part in (found, changed, None if outside is None else ~outside) if part is not None]
         picture = np.prod([part.astype(np.float32) for part in parts], axis=0)
-        self.share = float(picture.mean())
+        self.fraction = float(picture.mean())
         return np.asarray((255 * picture).round().astype(np.uint8))

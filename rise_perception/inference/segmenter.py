@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch is loaded by who needs it
 
 #: The pair that serves ``auto``: with depth the first, without the second.
 AUTO_DEPTH, AUTO_COLOUR = "rise_small_rgbd", "rise_small_rgb"
-#: With a smaller share of valid depth than this, depth counts as absent (a covered or failing sensor).
+#: With a smaller fraction of valid depth than this, depth counts as absent (a covered or failing sensor).
 MIN_DEPTH = 0.05
 
 

@@ -325,8 +325,8 @@ class ServedModel:
             return ""
         build = self._build
         if build is not None and build.outcome is None:
-            share = "" if math.isnan(build.share) else f" {build.share:.0%}"
-            return f"the engine is being built: {build.stage}{share}, {build.seconds:.0f} s"
+            fraction = "" if math.isnan(build.fraction) else f" {build.fraction:.0%}"
+            return f"the engine is being built: {build.stage}{fraction}, {build.seconds:.0f} s"
         return self._why
 
     @property

@@ -14,7 +14,7 @@ from rise_perception.core.frame import CameraIntrinsics
 from rise_perception.core.instances import Instances
 
 SYNTAX = (
-    "a polygon 'x,y x,y x,y ...' in pixels (or, with all values up to 1, shares of width and height), "
+    "a polygon 'x,y x,y x,y ...' in pixels (or, with all values up to 1, fractions of width and height), "
     "or a box 'FRAME x0:x1 y0:y1 z0:z1' in metres"
 )
 MAX_CORNERS = 1000
@@ -25,7 +25,7 @@ class ImagePolygon:
     """A workspace in the image.
 
     Attributes:
-        corners: x, y of each; in pixels, or as shares of width and height when none exceeds 1.
+        corners: x, y of each; in pixels, or as fractions of width and height when none exceeds 1.
     """
 
     corners: tuple[tuple[float, float], ...]

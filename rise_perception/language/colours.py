@@ -9,8 +9,8 @@ import numpy as np
 
 from rise_perception.language.vocabulary import COLOURS
 
-#: An item has a colour when this share of its pixels has.
-SHARE = 0.6
+#: An item has a colour when this fraction of its pixels has.
+FRACTION = 0.6
 #: Values of a channel that the table tells apart.
 _STEPS = 32
 
@@ -57,7 +57,7 @@ def colour_map(image: np.ndarray) -> np.ndarray:
     return _table()[cells[..., 0], cells[..., 1], cells[..., 2]]
 
 
-def colour_shares(names: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
+def colour_fractions(names: np.ndarray, owners: np.ndarray, count: int) -> np.ndarray:
     """How much of each item has which colour.
 
     Args:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rise_perception.language.colours import SHARE
+from rise_perception.language.colours import FRACTION
 from rise_perception.language.phrase import Phrase, Relation
 from rise_perception.language.things import Things
 from rise_perception.language.vocabulary import (
@@ -23,14 +23,14 @@ from rise_perception.language.vocabulary import (
 
 #: What is believed of something that nobody can tell.
 UNKNOWN = 0.5
-#: Widths of the transitions from "does not hold" to "holds": share of pixels, share of the diagonal,
-#: logarithm of an area ratio, metres, share of the outline.
+#: Widths of the transitions from "does not hold" to "holds": fraction of pixels, fraction of the diagonal,
+#: logarithm of an area ratio, metres, fraction of the outline.
 _COLOUR, _PLACE, _SIZE, _DEPTH, _CONTACT = 0.03, 0.006, 0.04, 0.006, 0.04
-#: Half way to a colour: a little below :data:`SHARE`, where it certainly holds.
-_COLOUR_AT = SHARE - 0.05
-#: Share of an item's surroundings that the item below or around it must be.
+#: Half way to a colour: a little below :data:`FRACTION`, where it certainly holds.
+_COLOUR_AT = FRACTION - 0.05
+#: Fraction of an item's surroundings that the item below or around it must be.
 _ON_AT, _IN_AT = 0.3, 0.55
-#: Share of an item's box that lies in the box of what it is in.
+#: Fraction of an item's box that lies in the box of what it is in.
 _INSIDE = 0.9
 
 

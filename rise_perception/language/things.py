@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from rise_perception.language.colours import colour_map, colour_shares
+from rise_perception.language.colours import colour_fractions, colour_map
 
-#: Items touch across this many pixels, as a share of the image's diagonal (3 pixels of 320 x 240).
+#: Items touch across this many pixels, as a fraction of the image's diagonal (3 pixels of 320 x 240).
 _GAP = 0.0075
 #: An item's near side is this quantile of its depths.
 _NEAR = 0.1
-#: Fewer measured pixels than this share of an item say nothing about its depth.
+#: Fewer measured pixels than this fraction of an item say nothing about its depth.
 _MEASURED = 0.1
 
 
@@ -28,8 +28,8 @@ class Things:
         areas: (N,) float32, pixels.
         depths: (N,) float32, median metres; NaN where unknown.
         near: (N,) float32, depth of the near side in metres; NaN where unknown.
-        colours: (N, 11) float32, share of the pixels that have each colour name.
-        contact: (N, N) float32, share of what lies around item i that is item j.
+        colours: (N, 11) float32, fraction of the pixels that have each colour name.
+        contact: (N, N) float32, fraction of what lies around item i that is item j.
         kinds: (N, 8) float32, probability of each of
             :data:`~rise_perception.language.vocabulary.KINDS`, or None where nobody can tell.
         width, height: of the image in pixels.
@@ -77,7 +77,7 @@ def measure(
     index_of[labels.astype(np.int64)] = np.arange(1, count + 1)
     owners = index_of[label_map]  # (H, W), 0 = nobody, i + 1 = item i
     inside = owners > 0
-    shares = colour_shares(colour_map(image[inside]), owners[inside], count)
+    fractions = colour_fractions(colour_map(image[inside]), owners[inside], count)
     boxes, centres = np.zeros((count, 4), np.float32), np.zeros((count, 2), np.float32)
     areas = np.bincount(owners.ravel(), minlength=count + 1)[1:].astype(np.float32)
     depths, near = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
@@ -103,13 +103,13 @@ def measure(
             values = values[(values > 0) & np.isfinite(values)]
             if len(values) >= max(1.0, _MEASURED * areas[row]):
                 near[row], depths[row] = quantiles(values, (_NEAR, 0.5))
-    return Things(boxes, centres, areas, depths, near, shares, contact, kinds, width, height)
+    return Things(boxes, centres, areas, depths, near, fractions, contact, kinds, width, height)
 
 
-def quantiles(values: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+def quantiles(values: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     """As ``np.quantile`` of (n,) finite numbers, n >= 1, without what that spends beside the numbers."""
     ordered = np.sort(values)
-    at = np.asarray(shares) * (len(ordered) - 1)
+    at = np.asarray(fractions) * (len(ordered) - 1)
     low = at.astype(np.intp)
     below, above = ordered[low], ordered[np.minimum(low + 1, len(ordered) - 1)]
     return np.asarray(below + (above - below) * (at - low))

@@ -6,23 +6,18 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from rise_perception.core.errors import ConfigError, ModelError
-from rise_perception.core.files import atomic_write, write_json
+from rise_perception.core.files import write_json
 from rise_perception.network.build import Network, build_network
-from rise_perception.network.card import CARD, WEIGHTS, ModelCard, file_checksum, read_card
+from rise_perception.network.card import CARD, WEIGHTS, ModelCard, read_card
+from rise_perception.network.weights import read_weights, write_weights
 
 
 def save_model(folder: str | Path, network: Network, card: ModelCard) -> ModelCard:
     """Write weights and card atomically, the card last, and return the card with its checksum."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
-    card = dataclasses.replace(card, network=network.config, checksum=file_checksum(folder / WEIGHTS))
+    card = dataclasses.replace(card, network=network.config, checksum=write_weights(folder, network))
     write_json(folder / CARD, dataclasses.asdict(card))
     return card
 
@@ -35,18 +30,7 @@ def load_model(folder: str | Path, device: str | torch.device = "cpu") -> tuple[
     """
     card = read_card(folder)
     path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has a card but no {WEIGHTS}; copy the weights beside the card")
-    checksum = file_checksum(path)
-    if card.checksum and checksum != card.checksum:
-        raise ModelError(
-            f"{path} has SHA-256 {checksum[:12]}..., its card says {card.checksum[:12]}...: "
-            "the weights are damaged or belong to another card; copy both files again"
-        )
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
+    state = read_weights(Path(folder), card.checksum)
     # The weights follow; the backbone must not ask the network for its own.
     try:
         network = build_network(dataclasses.replace(card.network, pretrained=False))

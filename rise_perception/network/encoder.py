@@ -28,7 +28,7 @@ class DeformableEncoder(nn.ModuleList):
         Args:
             memory: (B, S, width), the flattened levels from fine to coarse.
             position: (B, S, width), encoding of each token's place and level.
-            ratios: (B, L, 2), valid share of each level's width and height.
+            ratios: (B, L, 2), valid fraction of each level's width and height.
             shapes: height and width of the L levels.
             padding: (B, S) bool, True where a token is padding; None where none is.
 

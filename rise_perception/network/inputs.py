@@ -22,7 +22,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 _SCALE = 1.0 / (255.0 * STD)
 _OFFSET = MEAN / STD
 
-#: The high-pass subtracts the mean over a window of this share of the image's longer side.
+#: The high-pass subtracts the mean over a window of this fraction of the image's longer side.
 _HIGH_PASS_WINDOW = 0.12
 
 

@@ -215,7 +215,7 @@ def _join(maps: list[Tensor], values: int) -> Tensor:
 
 
 def _decode(boxes: Tensor, deltas: Tensor) -> Tensor:
-    """Move and scale boxes (..., 4): centres by shares of the size, sizes by exponentials."""
+    """Move and scale boxes (..., 4): centres by fractions of the size, sizes by exponentials."""
     sizes = boxes[..., 2:]
     return torch.cat(
         [

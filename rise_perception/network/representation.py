@@ -143,7 +143,7 @@ def represent(config: NetworkConfig) -> nn.Module:
 
 
 def lightness(rgb: Tensor, luminance: Tensor) -> Tensor:
-    """L* of CIELAB (D65) as a share of 100.
+    """L* of CIELAB (D65) as a fraction of 100.
 
     Args:
         rgb: (B, 3, H, W) sRGB in [0, 1].

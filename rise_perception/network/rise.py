@@ -137,8 +137,8 @@ class RiseNetwork(nn.Module):
             position.append(encoding.expand(batch, -1, -1))
             memory.append(level.flatten(2).transpose(1, 2))  # (B, h*w, width)
             flat_padding.append(~valid.flatten(1))
-            shares = torch.stack([valid[:, 0, :].float().mean(-1), valid[:, :, 0].float().mean(-1)], -1)
-            ratios.append(shares.to(level.dtype).expand(batch, -1))
+            fractions = torch.stack([valid[:, 0, :].float().mean(-1), valid[:, :, 0].float().mean(-1)], -1)
+            ratios.append(fractions.to(level.dtype).expand(batch, -1))
         joined_padding = None if padding is None else torch.cat(flat_padding, 1)
         return torch.cat(memory, 1), torch.cat(position, 1), torch.stack(ratios, 1), joined_padding
 

@@ -95,7 +95,7 @@ def encoder_reference(shapes: LevelShapes, valid_ratios: Tensor) -> Tensor:
 
     Args:
         shapes: height and width of the L levels.
-        valid_ratios: (B, L, 2), valid share of the width and of the height.
+        valid_ratios: (B, L, 2), valid fraction of the width and of the height.
 
     Returns:
         (B, S, L, 2), x and y; scaled per target level so that padding is stepped over.

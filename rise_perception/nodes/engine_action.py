@@ -83,7 +83,7 @@ class EngineAction:
             if handle.is_cancel_requested:
                 stopped = build.stop()
                 return Outcome(error="cancelled; what served goes on") if stopped.error else stopped
-            feedback = BuildEngine.Feedback(stage=build.stage, progress=build.share)
+            feedback = BuildEngine.Feedback(stage=build.stage, progress=build.fraction)
             feedback.seconds_elapsed = build.seconds
             handle.publish_feedback(feedback)
             await pause(self._node, FEEDBACK_PERIOD)

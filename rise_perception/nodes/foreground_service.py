@@ -104,11 +104,11 @@ class ForegroundService:
         return True, f"{stored.frames} frames{depth} are the reference now: {stored.folder}"
 
     def condition(self) -> Condition:
-        """Share of foreground, age of the reference, and whether it fits."""
+        """Fraction of foreground, age of the reference, and whether it fits."""
         scene = self.scene
         values = {"foreground": scene.mode, "reference": "none"}
-        if scene.share is not None:
-            values["foreground share"] = f"{scene.share:.1%}"
+        if scene.fraction is not None:
+            values["foreground fraction"] = f"{scene.fraction:.1%}"
         if scene.stored is not None:
             values["reference"] = f"{scene.stored.folder} ({scene.stored.frames} frames)"
             values["reference age (s)"] = f"{scene.stored.age:.0f}"

@@ -49,8 +49,8 @@ class SoakResult:
 
     def latency_growth(self) -> float:
         """Median latency of the last quarter of the time over that of the second: 1 when it does not grow."""
-        share = self.times / max(float(self.times[-1]), 1e-9)
-        early, late = (share >= 0.25) & (share < 0.5), share >= 0.75
+        fraction = self.times / max(float(self.times[-1]), 1e-9)
+        early, late = (fraction >= 0.25) & (fraction < 0.5), fraction >= 0.75
         return float(np.median(self.latencies[late]) / np.median(self.latencies[early]))
 
     def memory_growth(self) -> float:

@@ -33,7 +33,7 @@ class Thresholds:
         none: least probability that nothing fits.
         several: least probability, by the prior, that several fit: then none of them is named, whatever the
             head makes of it.
-        candidate: items with this share of the best one's probability are candidates.
+        candidate: items with this fraction of the best one's probability are candidates.
     """
 
     found: float = 0.5

@@ -54,7 +54,7 @@ class ReferringSteps:
         epochs, batch, rate: of the head: passes, sentences of a step, learning rate.
         weight_decay: of AdamW, both.
         pixels: weight of the pixel loss beside that of pi.
-        blind: share of the sentences that are asked without their prior, so that the head can do without.
+        blind: fraction of the sentences that are asked without their prior, so that the head can do without.
         threads: CPU threads; 0 leaves PyTorch's choice.
         seed: seeds weights, order and augmentation.
     """

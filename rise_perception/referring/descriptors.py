@@ -21,7 +21,7 @@ _OUTLINE, _RELIEF, _LOOK = 14, 12, 7
 #: Length of a descriptor, and which of its numbers come from depth; those are 0 without depth.
 LENGTH = 3 * _EDGES + _OUTLINE + _RELIEF + _LOOK
 DEPTH_COLUMNS = slice(2 * _EDGES, 3 * _EDGES), slice(3 * _EDGES + _OUTLINE, LENGTH - _LOOK)
-#: Rings around the middle, as shares of the radius: a hollow thing is deep in its inner ones.
+#: Rings around the middle, as fractions of the radius: a hollow thing is deep in its inner ones.
 _RINGS = ((0, 0.3), (0.3, 0.6), (0.6, 0.85), (0.85, 1.1))
 
 
@@ -51,8 +51,8 @@ def _edges(crops: np.ndarray) -> np.ndarray:
     angle = torch.atan2(dy, dx).remainder(torch.pi) / torch.pi * _ORIENTATIONS
     low, part = angle.floor().long(), angle - angle.floor()
     bins = torch.zeros(*strength.shape[:2], _ORIENTATIONS, *strength.shape[2:])
-    for index, share in ((low % _ORIENTATIONS, 1 - part), ((low + 1) % _ORIENTATIONS, part)):
-        bins.scatter_add_(2, index[:, :, None], (strength * share)[:, :, None])
+    for index, fraction in ((low % _ORIENTATIONS, 1 - part), ((low + 1) % _ORIENTATIONS, part)):
+        bins.scatter_add_(2, index[:, :, None], (strength * fraction)[:, :, None])
     cells = functional.adaptive_avg_pool2d(bins.flatten(0, 1), _CELLS).unflatten(0, bins.shape[:2])
     norm = cells.flatten(2).norm(dim=2)[:, :, None, None, None]
     return (cells / (norm + 1e-3)).flatten(1).sqrt().numpy()

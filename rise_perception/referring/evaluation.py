@@ -14,8 +14,8 @@ from rise_perception.referring.features import SAME
 from rise_perception.referring.head import ReferringHead, collate
 from rise_perception.referring.head_training import Example, on_device
 
-#: Of the sentences that fit nothing, and of those that fit several, at least this share is not to be answered
-#: by an item.
+#: Of the sentences that fit nothing, and of those that fit several, at least this fraction is not to be
+#: answered by an item.
 WANTED = 0.8
 
 
@@ -50,11 +50,11 @@ def score(
     """Figures of answers.
 
     Returns:
-        ``accuracy``, share of the sentences that fit one item which found it (intersection over union 0.5);
-        ``accuracy_without_kinds``, of those that name no kind; ``top1``, the same as the first whatever the
-        thresholds; ``t_acc``, share of them not refused; ``n_acc``, share refused of the sentences that fit
-        nothing; ``several_acc``, of those that fit several; ``precision``, share of the found that are right;
-        ``miou``, mean overlap over the sentences that fit one item; and ``sentences``.
+        ``accuracy``, fraction of the sentences that fit one item which found it (intersection over union
+        0.5); ``accuracy_without_kinds``, of those that name no kind; ``top1``, the same as the first whatever
+        the thresholds; ``t_acc``, fraction of them not refused; ``n_acc``, fraction refused of the sentences
+        that fit nothing; ``several_acc``, of those that fit several; ``precision``, fraction of the found
+        that are right; ``miou``, mean overlap over the sentences that fit one item; and ``sentences``.
     """
     right, top, given, overlaps, plain = [], [], [], [], []
     refused: dict[int, list[bool]] = {0: [], 2: []}

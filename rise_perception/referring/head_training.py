@@ -42,7 +42,7 @@ class Example:
         question: what is asked.
         target: (N + 1,) float32, of each instance being meant, and of none; sums to 1, or is 0 where only
             the mask teaches.
-        mask: (h, w) uint8 share of each cell that is meant, 255 = all of it; None where several items fit.
+        mask: (h, w) uint8 fraction of each cell that is meant, 255 = all of it; None where several items fit.
         overlap: (N,) float32, overlap of each instance with the one item that fits; None unless one does.
         fits: number of items that fit.
         named: True where a kind is named, in the sentence or of an anchor.

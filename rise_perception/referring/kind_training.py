@@ -15,7 +15,7 @@ from rise_perception.referring.crop_encoder import CropEncoder
 from rise_perception.referring.descriptors import DEPTH_COLUMNS, describe
 from rise_perception.training.train_state import load_state, save_state
 
-#: Share of the crops that are shown without depth, so that a colour camera is served, too.
+#: Fraction of the crops that are shown without depth, so that a colour camera is served, too.
 _FLAT = 0.3
 
 
@@ -69,9 +69,9 @@ def train_on_descriptors(
         chunks = np.array_split(rng.permutation(len(kinds)), -(-len(kinds) // steps.kind_batch))
         losses = []
         for number, chosen in enumerate(chunks):
-            share = (epoch + number / len(chunks)) / steps.kind_epochs
+            fraction = (epoch + number / len(chunks)) / steps.kind_epochs
             for group in optimiser.param_groups:
-                group["lr"] = steps.kind_rate * rate_factor(share)
+                group["lr"] = steps.kind_rate * rate_factor(fraction)
             shown = described[chosen].copy()
             flat = rng.random(len(chosen)) < _FLAT
             for columns in DEPTH_COLUMNS:
@@ -90,6 +90,6 @@ def train_on_descriptors(
     encoder.eval()
 
 
-def rate_factor(share: float) -> float:
+def rate_factor(fraction: float) -> float:
     """What multiplies the learning rate: a short warm-up, then half a cosine to zero."""
-    return max(0.01, min(1.0, share / 0.03)) * 0.5 * (1 + float(np.cos(np.pi * min(1.0, share))))
+    return max(0.01, min(1.0, fraction / 0.03)) * 0.5 * (1 + float(np.cos(np.pi * min(1.0, fraction))))

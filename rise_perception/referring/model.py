@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, ModelError
-from rise_perception.core.files import atomic_write, write_json
-from rise_perception.network.card import CARD, WEIGHTS, file_checksum
+from rise_perception.core.files import write_json
+from rise_perception.network.card import CARD, WEIGHTS
+from rise_perception.network.weights import read_weights, write_weights
 from rise_perception.referring.answer import Thresholds
 from rise_perception.referring.crop_encoder import CropEncoder
 from rise_perception.referring.head import HeadConfig, ReferringHead
@@ -101,11 +100,7 @@ def is_referring_model(folder: Path) -> bool:
 
 def save_referring_model(folder: Path, model: ReferringModel, card: ReferringCard) -> ReferringCard:
     """Write weights and card atomically, the card last, and return the card with its checksum."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_write(folder / WEIGHTS) as temporary:
-        save_file(state, temporary)
-    card = dataclasses.replace(card, referring=model.config, checksum=file_checksum(folder / WEIGHTS))
+    card = dataclasses.replace(card, referring=model.config, checksum=write_weights(folder, model))
     write_json(folder / CARD, dataclasses.asdict(card))
     return card
 
@@ -138,19 +133,10 @@ def load_referring_model(
     """Load a model for inference; ModelError where a file is missing, damaged or does not fit."""
     card = read_referring_card(folder)
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise ModelError(f"{folder} has a card but no {WEIGHTS}; copy the weights beside the card")
-    checksum = file_checksum(path)
-    if card.checksum and checksum != card.checksum:
-        raise ModelError(
-            f"{path} has SHA-256 {checksum[:12]}..., its card says {card.checksum[:12]}...: "
-            "the weights are damaged or belong to another card; copy both files again"
-        )
+    state = read_weights(folder, card.checksum)
     model = ReferringModel(card.referring)
     try:
-        model.load_state_dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors ({error}); copy it again") from error
+        model.load_state_dict(state)
     except RuntimeError as error:  # other names or shapes
         raise ModelError(f"the weights in {path} do not fit the card's network: {error}") from error
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):

@@ -31,7 +31,7 @@ class Scene:
         crops: (N, 6, 48, 48) uint8 (:func:`rise_perception.referring.crops.cut_crops`).
         embeddings: (N, D) float32, of the segmenter.
         scores: (N,) float32, of the segmenter.
-        masks: (N, h, w) uint8, share of each cell that is the instance, 255 = all of it.
+        masks: (N, h, w) uint8, fraction of each cell that is the instance, 255 = all of it.
         picture: (4, h, w) uint8, the image and its relief on the same grid.
     """
 
@@ -101,7 +101,7 @@ def grid_size(width: int, height: int) -> tuple[int, int]:
 
 
 def on_grid(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(h, w) uint8 share of each cell that an (H, W) bool mask covers, 255 = all."""
+    """(h, w) uint8 fraction of each cell that an (H, W) bool mask covers, 255 = all."""
     return cv2.resize(mask.view(np.uint8) * np.uint8(255), grid, interpolation=cv2.INTER_AREA)
 
 

@@ -14,7 +14,7 @@ ACTIONS = ("drop", "core", "all", "prior")
 DROP, CORE, ALL, PRIOR = range(len(ACTIONS))
 #: What is known of a pseudo-label, each about 0 to 1: score, its lead before the next best, entropy of the
 #: choice, probability of "nothing", area, solidity, agreement with the prior, agreement with what is
-#: predicted on the mirrored image, share of unknown words, share of the training that is over.
+#: predicted on the mirrored image, fraction of unknown words, fraction of the training that is over.
 STATE = (
     "score",
     "margin",
@@ -78,7 +78,7 @@ def mask_columns(probabilities: Tensor) -> dict[str, Tensor]:
         probabilities: (N, h, w) in [0, 1].
 
     Returns:
-        (N,) share of the image, and (N,) share of the bounding box that the mask fills.
+        (N,) fraction of the image, and (N,) fraction of the bounding box that the mask fills.
     """
     inside = probabilities > 0.5
     area = inside.flatten(1).sum(1).float()

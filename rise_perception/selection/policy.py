@@ -197,8 +197,8 @@ class Policy:
 class Guarded:
     """A learned selector that has to be at least as precise as the cascade on what is held out.
 
-    Precision is the share of the believed pseudo-labels that overlap the truth enough; both are measured on
-    the same held-out candidates, as moving averages. Until something was measured the cascade chooses.
+    Precision is the fraction of the believed pseudo-labels that overlap the truth enough; both are measured
+    on the same held-out candidates, as moving averages. Until something was measured the cascade chooses.
 
     Args:
         learned: the selector that learns.

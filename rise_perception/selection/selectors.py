@@ -85,20 +85,20 @@ class Random:
 
     Args:
         seed: of the draws.
-        share: of the candidates that are dropped.
+        fraction: of the candidates that are dropped.
     """
 
-    def __init__(self, seed: int, share: float = 0.5) -> None:
-        require(0 <= share <= 1, "share", share, "between 0 and 1")
+    def __init__(self, seed: int, fraction: float = 0.5) -> None:
+        require(0 <= fraction <= 1, "fraction", fraction, "between 0 and 1")
         self._generator = torch.Generator().manual_seed(seed)
-        self._share = share
+        self._fraction = fraction
 
     def choose(self, candidates: Candidates) -> Tensor:
         """See :class:`Selector`."""
         chance = candidates.allowed.float().cpu()
         others = (chance.sum(1, keepdim=True) - 1).clamp(min=1)
-        chance = chance * (1 - self._share) / others
-        chance[:, DROP] = self._share
+        chance = chance * (1 - self._fraction) / others
+        chance[:, DROP] = self._fraction
         chance[chance.sum(1) <= 0, DROP] = 1.0
         if not len(chance):
             return torch.zeros(0, dtype=torch.int64)

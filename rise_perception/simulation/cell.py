@@ -29,7 +29,7 @@ CUP = 0.008
 RISES = 0.012
 """Metres by which something has to stand nearer than the empty tote to be seen as something."""
 SEALS, TOUCHES = 0.85, 0.3
-"""Share of the cup that has to lie on one item to hold it, and on each of two to take both."""
+"""Fraction of the cup that has to lie on one item to hold it, and on each of two to take both."""
 
 
 @dataclass(frozen=True)

@@ -176,14 +176,14 @@ def tote(
     rings: list[np.ndarray] = []
     whole = height * (1 - dips)
 
-    def ring(share: float, out: float, extra: float = 0.0, inner: bool = False) -> None:
-        offset = np.full(len(side), slope * share + out)
+    def ring(fraction: float, out: float, extra: float = 0.0, inner: bool = False) -> None:
+        offset = np.full(len(side), slope * fraction + out)
         if inner:
-            ends = 1.0 if rib_to_top else float(_smooth(np.array((0.97 - share) / round_by)))
+            ends = 1.0 if rib_to_top else float(_smooth(np.array((0.97 - fraction) / round_by)))
             offset = offset - bulge * ends
-            offset = offset - fillet * (1 - min(1.0, share / 0.12)) ** 2
+            offset = offset - fillet * (1 - min(1.0, fraction / 0.12)) ** 2
         at = points + normals * offset[:, None]
-        rings.append(np.concatenate([at, (whole * share + extra)[:, None]], 1))
+        rings.append(np.concatenate([at, (whole * fraction + extra)[:, None]], 1))
 
     rib_to_top = bool(rng.random() < 0.5)
     ring(0.0, thick)
@@ -192,8 +192,8 @@ def tote(
     ring(1.0, thick + rim)
     ring(1.0, thick + 0.9 * rim, 0.003)
     ring(1.0, 0.001, 0.003, inner=rib_to_top)
-    for share in (0.99, 0.93, 0.85, 0.7, 0.5, 0.35, 0.22, 0.12, 0.06, 0.02, 0.0):
-        ring(share, 0.0, inner=True)
+    for fraction in (0.99, 0.93, 0.85, 0.7, 0.5, 0.35, 0.22, 0.12, 0.06, 0.02, 0.0):
+        ring(fraction, 0.0, inner=True)
     vertices = np.stack(rings) + np.asarray(middle)
     v = np.linspace(0, 1, len(rings))
     u = np.linspace(0, float(rng.integers(1, 4)), len(side))

@@ -86,8 +86,10 @@ def measure_depth(
     glare = image.min(axis=2) > rng.uniform(235, 255)
     out = sensor.measure_depth(rng, grain, depth, focal, shiny | (glare & (rng.random() < 0.5)), image)
     if rng.random() < 0.35:  # measured at a lower resolution
-        share = rng.uniform(0.35, 0.8)
-        small = cv2.resize(out, (int(width * share), int(height * share)), interpolation=cv2.INTER_NEAREST)
+        fraction = rng.uniform(0.35, 0.8)
+        small = cv2.resize(
+            out, (int(width * fraction), int(height * fraction)), interpolation=cv2.INTER_NEAREST
+        )
         out = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
     if rng.random() < 0.4:  # holes filled by the camera: with the farther neighbour, or along the row
         reach = int(rng.integers(2, 9))

@@ -347,5 +347,5 @@ _PLACES = {"tote": (0.45, _tote_place), "bin": (0.2, bin_place), "table": (0.35,
 
 def add_place(builder: Builder, rng: np.random.Generator, kind: str | None = None) -> Place:
     """Add a tote, a bin or a table with its surroundings; ``kind`` is drawn if None."""
-    kind = kind or str(rng.choice(list(_PLACES), p=[share for share, _ in _PLACES.values()]))
+    kind = kind or str(rng.choice(list(_PLACES), p=[fraction for fraction, _ in _PLACES.values()]))
     return _PLACES[kind][1](builder, rng)

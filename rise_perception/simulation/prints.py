@@ -242,11 +242,11 @@ def package(rng: np.random.Generator, ground: Colour | None = None, size: int = 
     front = printed(rng, size, size, palette, busy)
     faces: list[np.ndarray] = []
     for k in range(6):
-        share = rng.random()
-        if share < 0.35:
+        fraction = rng.random()
+        if fraction < 0.35:
             face = front
         else:
-            shifted = [palette[int(rng.integers(3))] if share > 0.7 else palette[0], *palette[1:]]
+            shifted = [palette[int(rng.integers(3))] if fraction > 0.7 else palette[0], *palette[1:]]
             face = printed(rng, size, size, shifted, busy * rng.uniform(0.2, 1.1))
         faces.append(np.rot90(face, int(rng.integers(4))) if k > 1 else face)
     return np.stack(faces)

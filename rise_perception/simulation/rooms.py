@@ -260,5 +260,5 @@ _PLACES = {"tote": (0.5, _tote_place), "bin": (0.18, _bin_place), "table": (0.32
 
 def add_place(builder: Builder, rng: np.random.Generator, kind: str | None = None) -> Place:
     """As :func:`rise_perception.simulation.places.add_place`, in world 2."""
-    kind = kind or str(rng.choice(list(_PLACES), p=[share for share, _ in _PLACES.values()]))
+    kind = kind or str(rng.choice(list(_PLACES), p=[fraction for fraction, _ in _PLACES.values()]))
     return _PLACES[kind][1](builder, rng)

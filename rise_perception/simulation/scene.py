@@ -211,11 +211,11 @@ def make_scene(
     place = add_place(builder, rng, kind) if world == 1 else rooms.add_place(builder, rng, kind)
     most = {"tote": 22, "bin": 9, "table": 14}[place.kind]
     number = count or (int(rng.integers(3, most + 1)) if world == 1 else _crowd(rng, most))
-    share = [number, *(int(rng.integers(2, 7)) for _ in place.others)]
+    amounts = [number, *(int(rng.integers(2, 7)) for _ in place.others)]
     # Now and then the goods have the colour of what they lie on or of each other: red on red.
     alike = textures.colour(rng) if rng.random() < 0.15 else None
     items: list[Item] = []
-    for k in range(sum(share)):
+    for k in range(sum(amounts)):
         ground = None
         if rng.random() < 0.1:
             ground = place.ground
@@ -232,7 +232,7 @@ def make_scene(
     scene.world = world
     upright = {"tote": 0.3, "bin": 0.9, "table": 0.85}[place.kind]
     first = 1
-    for region, amount in zip((place.main, *place.others), share, strict=True):
+    for region, amount in zip((place.main, *place.others), amounts, strict=True):
         spread = place.kind != "tote" and rng.random() < 0.8
         drop(rng, scene, list(range(first, first + amount)), region, upright, spread)
         first += amount

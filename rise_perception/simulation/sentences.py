@@ -23,7 +23,7 @@ from rise_perception.simulation.scene import SPLITS
 
 #: Items with fewer visible pixels are not spoken about; at 320 x 240 the eye does not find them either.
 MIN_PIXELS = 300
-#: Share of the sentences that fit no item.
+#: Fraction of the sentences that fit no item.
 WITHOUT = 1 / 3
 #: Most sentences of an image.
 MAX_SENTENCES = 100

@@ -109,7 +109,8 @@ class DepthNoise:
 
     #: Standard deviation of the noise at one metre, metres; half of it is smooth.
     noise = 0.004
-    #: At most: share of single pixels that are lost, patches, their radius as a share of the image's side.
+    #: At most: fraction of single pixels that are lost, patches, their radius as a fraction of the image's
+    #: side.
     speckle, patches, radius = 0.02, 6, 0.05
 
     def __init__(self, strength: float = 1.0) -> None:
@@ -195,8 +196,8 @@ class StrongColour:
     def _grey(image: Tensor) -> Tensor:
         # Half way on average: without any colour most of the time, colour would teach little.
         grey = vf.rgb_to_grayscale(image, num_output_channels=3)
-        share = uniform(0.0, 1.0)
-        return (grey * share + image * (1 - share)).to(torch.uint8)
+        fraction = uniform(0.0, 1.0)
+        return (grey * fraction + image * (1 - fraction)).to(torch.uint8)
 
     def _blur(self, image: Tensor) -> Tensor:
         return vf.gaussian_blur(image, [5, 5], [uniform(0.2, 0.2 + 1.2 * self._strength)])

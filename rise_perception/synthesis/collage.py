@@ -22,7 +22,7 @@ from rise_perception.synthesis.placement import hides_too_much
 
 #: The identity of a collage's first object; above those of a picture's own objects.
 FIRST_OF_COLLAGE = 100_000
-#: Greatest displacement of an elastic change, as a share of the cut-out's longer side.
+#: Greatest displacement of an elastic change, as a fraction of the cut-out's longer side.
 ELASTIC = 0.05
 
 
@@ -36,7 +36,7 @@ class CollageConfig:
         attempts: places that are tried for each.
         iou: greatest overlap (intersection over union) of the masks of two of them.
         feather: range of the width of the soft edge (standard deviation), pixels.
-        elastic: share of the cut-outs that are bent.
+        elastic: fraction of the cut-outs that are bent.
     """
 
     amount: tuple[float, float] = (0.5, 2.0)

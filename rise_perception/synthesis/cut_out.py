@@ -10,7 +10,7 @@ import numpy as np
 
 from rise_perception.data.coco import LabelledImage
 
-#: Objects nearer to the image's border than this share of its side are cut off, or may be.
+#: Objects nearer to the image's border than this fraction of its side are cut off, or may be.
 BORDER = 0.05
 #: Smaller objects, in pixels, are no model for a paste.
 SMALLEST = 64

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import torch
 
-#: A pasted object may hide at most this share of any other (the 85 % rule).
+#: A pasted object may hide at most this fraction of any other (the 85 % rule).
 MAX_HIDDEN = 0.85
 
 

@@ -9,9 +9,9 @@ from rise_perception.core.errors import require
 from rise_perception.network.config import REPRESENTATIONS
 from rise_perception.synthesis.collage import CollageConfig
 
-#: Below so many pictures cross-validation judges; from there on, pictures that are held out.
+#: Below so many pictures cross-validation evaluates; from there on, pictures that are held out.
 CROSS_VALIDATED_BELOW = 12
-#: Share of the pictures that are held out.
+#: Fraction of the pictures that are held out.
 HELD_OUT = 0.25
 
 
@@ -22,21 +22,22 @@ class Recipe:
     Attributes:
         learning_rate: of AdamW, at its highest; the backbone's is a tenth of it.
         batch: views in a step: two of each scene.
-        average: decay of the moving average of the weights, which is judged and saved.
-        real: share of the labelled scenes that are the annotated pictures themselves, with objects pasted on.
-        rehearsal: share that are pictures of the shipped bag, so that nothing is forgotten; the rest are
+        average: decay of the moving average of the weights, which is evaluated and saved.
+        real: fraction of the labelled scenes that are the annotated pictures themselves, with objects pasted
+            on.
+        rehearsal: fraction that are pictures of the shipped bag, so that nothing is forgotten; the rest are
             collages.
         objects: most objects pasted on a picture.
         scale: range of the geometric scale factor.
         augmentation: strength of the colour augmentation.
-        finish: share of the steps at the end that see the annotated pictures alone, rotated all round, at a
-            tenth of the rate.
-        decay_from: share of the training from which the rate falls linearly to zero.
+        finish: fraction of the steps at the end that see the annotated pictures alone, rotated all round, at
+            a tenth of the rate.
+        decay_from: fraction of the training from which the rate falls linearly to zero.
         most_steps: steps after which a round ends, also where time is left.
         precision: ``fp32`` or ``bf16``; empty takes what is faster on this machine.
         image_size: height and width of the network's input; None is the start's.
         cross_fitted: M of a training picture comes from a network that has not learned it.
-        spoiled, absent: shares of the training pictures whose M is spoiled, and missing.
+        spoiled, absent: fractions of the training pictures whose M is spoiled, and missing.
         collage: how collages are made.
     """
 
@@ -60,8 +61,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self.batch >= 2 and self.batch % 2 == 0, "recipe.batch", self.batch, "even, from 2 on")
-        shares = self.real + self.rehearsal
-        require(self.real > 0 and shares <= 1, "recipe.real + rehearsal", shares, "above 0 and at most 1")
+        fractions = self.real + self.rehearsal
+        require(
+            self.real > 0 and fractions <= 1, "recipe.real + rehearsal", fractions, "above 0 and at most 1"
+        )
         require(self.precision in ("", "fp32", "bf16"), "recipe.precision", self.precision, "fp32 or bf16")
         require(0 <= self.finish < 1, "recipe.finish", self.finish, "in [0, 1)")
         bad = self.spoiled + self.absent
@@ -127,26 +130,26 @@ class Round:
     Attributes:
         name: also its folder's.
         teaches: indices of the pictures that are learned.
-        judges: indices of those that judge it; none where nothing is left to judge.
-        share: of the time.
+        held_out: indices of those that it is evaluated on; none where nothing is left for that.
+        fraction: of the time.
         start: name of the round whose weights it goes on from; empty: the start model.
-        keeps_best: keep the best of the states that were judged on the way, instead of the last.
+        keeps_best: keep the best of the states that were evaluated on the way, instead of the last.
     """
 
     name: str
     teaches: tuple[int, ...]
-    judges: tuple[int, ...]
-    share: float
+    held_out: tuple[int, ...]
+    fraction: float
     start: str = ""
     keeps_best: bool = False
 
 
 def plan_rounds(count: int, order: list[int]) -> list[Round]:
-    """Which pictures teach and which judge, round by round; the last round makes the model.
+    """Which pictures teach and which are held out, round by round; the last round makes the model.
 
-    One picture teaches and nothing judges. Below :data:`CROSS_VALIDATED_BELOW` each half is judged by a model
-    that learned the other; the last round learns all and goes on from the first. From there on a quarter is
-    held out.
+    One picture teaches and none is held out. Below :data:`CROSS_VALIDATED_BELOW` each half is held out from a
+    model that learned the other; the last round learns all and goes on from the first. From there on a
+    quarter is held out.
 
     Args:
         count: number of pictures.

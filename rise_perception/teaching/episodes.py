@@ -29,17 +29,17 @@ from rise_perception.grasp_learning.labelling.label_propagation import known_ite
 from rise_perception.inference.reference import STALE, Reference, median_frame
 
 ANNOTATIONS, EMPTY = "episodes.json", "empty"
-#: An item of which a smaller share differs from the emptied tote is no certain one.
+#: An item of which a smaller fraction differs from the emptied tote is no certain one.
 DIFFERS = 0.5
 #: Around an item so many pixels are neither known nor unknown: its soft edge and its shadow.
 EDGE = 3
-#: Regions that differ and are smaller than this share of the picture are noise.
+#: Regions that differ and are smaller than this fraction of the picture are noise.
 SPECK = 2e-4
-#: A tote's last frame shows the emptied one when no greater share of it differs from the median of all.
+#: A tote's last frame shows the emptied one when no greater fraction of it differs from the median of all.
 EMPTIED = 0.01
 #: From so many totes on the median of their last frames shows an emptied one, whatever was left in some.
 ENOUGH_TOTES = 3
-#: Pictures are taken of the frames in which the known items cover at least this share of all that differs.
+#: Pictures are taken of the frames in which the known items cover at least this fraction of all that differs.
 KNOWN = 0.5
 
 

@@ -97,12 +97,12 @@ def train_foreground(halves: Sequence[TeachScenes], steps: int = STEPS, views: i
     return Foreground((nets[0], nets[1]), nets[2])
 
 
-def spoil(foreground: np.ndarray, share: float = 1.0, absent: float = 0.0) -> np.ndarray:
+def spoil(foreground: np.ndarray, fraction: float = 1.0, absent: float = 0.0) -> np.ndarray:
     """M as it may be on a bad day: shifted, grown, shrunk, with holes and false patches, or absent.
 
     Args:
         foreground: (1, H, W) float32 in [0, 1]. Randomness is torch's global generator.
-        share, absent: chances that it is spoiled, and that it is absent; otherwise it stays as it is.
+        fraction, absent: chances that it is spoiled, and that it is absent; otherwise it stays as it is.
 
     Returns:
         (1, H, W) float32 in [0, 1].
@@ -110,7 +110,7 @@ def spoil(foreground: np.ndarray, share: float = 1.0, absent: float = 0.0) -> np
     chance = float(torch.rand(()))
     if chance < absent:
         return np.zeros_like(foreground)
-    if chance >= absent + share:
+    if chance >= absent + fraction:
         return foreground
     m = foreground[0].copy()
     height, width = m.shape

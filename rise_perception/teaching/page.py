@@ -13,9 +13,9 @@ from rise_perception.evaluation.class_sections import confusion_table, sweep_sec
 from rise_perception.evaluation.classes import above, region_name
 from rise_perception.evaluation.overlay import draw_label_map
 from rise_perception.evaluation.panels import side_by_side
-from rise_perception.evaluation.plots import Points, share_plot
+from rise_perception.evaluation.plots import Points, fraction_plot
 from rise_perception.evaluation.report import Picture, Section, Table, write_report
-from rise_perception.teaching.judging import Verdict
+from rise_perception.teaching.evaluation import Verdict
 from rise_perception.teaching.teach import Taught
 
 #: Pictures on the page, and the width of each panel in pixels.
@@ -60,13 +60,13 @@ def _figures(taught: Taught) -> Section:
             ("merged", (str(before.counts.merged), str(after.counts.merged))),
         )
     ]
-    text = f"Judged on {len(after.pairs)} pictures: {taught.how_judged}."
+    text = f"Evaluated on {len(after.pairs)} pictures: {taught.how_evaluated}."
     if not taught.better:
         text += " The taught model is not better: the folder holds the start, with the threshold of 'before'."
     if taught.notes:
         text += " Notes: " + "; ".join(taught.notes) + "."
     curves = {name: Points(points) for name, points in taught.curves.items()}
-    pictures = [Picture(share_plot(curves, taught.before.ap50))] if curves else []
+    pictures = [Picture(fraction_plot(curves, taught.before.ap50))] if curves else []
     return Section("What it is worth", text, [Table(("", "before", "after"), rows)], pictures)
 
 
@@ -88,9 +88,9 @@ def _classes(taught: Taught) -> Section:
 
 def _pictures(taught: Taught) -> Section:
     shown = []
-    step = max(1, len(taught.judges) // PICTURES)
-    for index in range(0, len(taught.judges), step)[:PICTURES]:
-        sample = taught.judges[index][0]
+    step = max(1, len(taught.held_out) // PICTURES)
+    for index in range(0, len(taught.held_out), step)[:PICTURES]:
+        sample = taught.held_out[index][0]
         truth = _drawn(sample, taught.after.pairs[index].truth)
         before = _side(sample, taught.before, index)
         after = _side(sample, taught.after, index)

@@ -18,7 +18,7 @@ from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, find_mo
 from rise_perception.network.card import ModelCard, read_card
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 from rise_perception.teaching.config import TeachConfig
-from rise_perception.teaching.judging import Judge
+from rise_perception.teaching.evaluation import EvaluationPicture
 from rise_perception.teaching.scenes import Material, gather_material, shipped_pictures
 
 
@@ -28,7 +28,7 @@ class Given:
 
     Attributes:
         annotated: the annotated pictures.
-        judges: each of them with (H, W) bool where nothing is known.
+        pictures: each of them with (H, W) bool where nothing is known.
         empty: pictures without items.
         unlabelled: further pictures.
         rehearsal: pictures of elsewhere with their true items.
@@ -41,7 +41,7 @@ class Given:
     """
 
     annotated: AnnotatedSet
-    judges: tuple[Judge, ...]
+    pictures: tuple[EvaluationPicture, ...]
     empty: tuple[LabelledImage, ...]
     unlabelled: tuple[ImageSource, ...]
     rehearsal: tuple[LabelledImage, ...]
@@ -54,7 +54,7 @@ class Given:
 
     def material(self, which: tuple[int, ...]) -> Material:
         """What scenes of some of the pictures, given by their indices, are made of."""
-        pictures = [self.judges[k] for k in which]
+        pictures = [self.pictures[k] for k in which]
         return gather_material(pictures, self.empty, self.rehearsal, self.network, self.region)
 
 
@@ -87,14 +87,16 @@ def read_given(config: TeachConfig) -> Given:
         )
     with_depth = network.sees_depth or card.network.sees_depth
     region = _read_region(config.region, annotated) if config.region else None
-    judges = tuple(_judge(annotated, k, with_depth, region) for k in range(len(annotated.pictures)))
-    notes += _implausible_depth([sample for sample, _ in judges])
+    pictures = tuple(
+        _evaluation_picture(annotated, k, with_depth, region) for k in range(len(annotated.pictures))
+    )
+    notes += _implausible_depth([sample for sample, _ in pictures])
     if len(annotated.classes) == len(annotated.containers):
         raise DataError(f"{config.source} outlines only {', '.join(annotated.classes)}; outline items")
     unlabelled = (open_unlabelled(config.unlabelled, with_depth),) if config.unlabelled else ()
     return Given(
         annotated,
-        judges,
+        pictures,
         tuple(_read_empty(config, with_depth)),
         unlabelled,
         tuple(_rehearsal(annotated, with_depth, notes)),
@@ -116,7 +118,9 @@ def _uses_depth(config: TeachConfig, annotated: AnnotatedSet, notes: list[str]) 
     return there == len(annotated.pictures)
 
 
-def _judge(annotated: AnnotatedSet, index: int, with_depth: bool, region: np.ndarray | None) -> Judge:
+def _evaluation_picture(
+    annotated: AnnotatedSet, index: int, with_depth: bool, region: np.ndarray | None
+) -> EvaluationPicture:
     picture = annotated.pictures[index]
     sample, ignored = picture.load(with_depth), picture.ignored_mask()
     if region is not None:

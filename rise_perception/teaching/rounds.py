@@ -139,7 +139,7 @@ def time_steps(trainer: TeachTrainer, scenes: TeachScenes) -> float:
 
     trainer.step = step  # type: ignore[method-assign]
     with contextlib.suppress(_Measured):
-        trainer.train(scenes, [], lambda share: None)
+        trainer.train(scenes, [], lambda fraction: None)
     return statistics.median(times[1:])
 
 
@@ -148,7 +148,7 @@ class _Measured(Exception):
 
 
 def read_curve(folder: Path) -> list[list[float]]:
-    """(share, AP50, quality) where a round was judged."""
+    """(fraction, AP50, quality) where a round was evaluated."""
     path = folder / CURVE
     return list(json.loads(path.read_bytes())) if path.is_file() else []
 

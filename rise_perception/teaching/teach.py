@@ -1,4 +1,4 @@
-"""The whole of `rise teach`: plan, train round by round, judge, choose the threshold, write."""
+"""The whole of `rise teach`: plan, train round by round, evaluate, choose the threshold, write."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from rise_perception.data.annotated import AnnotatedSet
 from rise_perception.network.card import CARD, ModelCard
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.teaching.config import Round, TeachConfig, plan_rounds
+from rise_perception.teaching.evaluation import EvaluationPicture, Verdict, predict, verdict, views
 from rise_perception.teaching.folder import WORK, State, checksum, locked, open_state, refuse_foreign
-from rise_perception.teaching.judging import Judge, Verdict, predict, verdict, views
 from rise_perception.teaching.reading import read_given
 from rise_perception.teaching.rounds import BEST, CURVE, prepare_round, read_curve, replace_model, time_steps
 from rise_perception.teaching.scenes import TeachScenes
 from rise_perception.teaching.trainer import WARM_UP, TeachTrainer
 
-#: Shares of a round at which it is judged.
+#: Fractions of a round at which it is evaluated.
 MARKS = (0.25, 0.5, 0.75, 1.0)
 #: Half precision is taken where it is faster by this factor.
 WORTH_IT = 1.15
@@ -36,10 +36,10 @@ class Taught:
         card: of the model in the folder.
         better: whether it was taught; otherwise it is the start, with a threshold for these pictures.
         before, after: figures of the start and of what was taught, on the same pictures.
-        curves: round -> (share, AP50) where it was judged.
-        how_judged: one sentence.
+        curves: round -> (fraction, AP50) where it was evaluated.
+        how_evaluated: one sentence.
         annotated: the pictures.
-        judges: the pictures that judged, in the order of the pairs of ``before`` and ``after``.
+        held_out: the pictures evaluated on, in the order of the pairs of ``before`` and ``after``.
         notes: what the user should know.
     """
 
@@ -48,9 +48,9 @@ class Taught:
     before: Verdict
     after: Verdict
     curves: dict[str, list[tuple[float, float]]]
-    how_judged: str
+    how_evaluated: str
     annotated: AnnotatedSet
-    judges: list[Judge]
+    held_out: list[EvaluationPicture]
     notes: tuple[str, ...]
 
 
@@ -77,8 +77,8 @@ class _Teaching:
     def __init__(self, config: TeachConfig, say: Callable[[str], None]) -> None:
         self.config, self.say = config, say
         self.given = read_given(config)
-        order = np.random.default_rng([config.seed, 7]).permutation(len(self.given.judges)).tolist()
-        self.rounds = plan_rounds(len(self.given.judges), order)
+        order = np.random.default_rng([config.seed, 7]).permutation(len(self.given.pictures)).tolist()
+        self.rounds = plan_rounds(len(self.given.pictures), order)
         self.state: State
 
     # -- the run -----------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ class _Teaching:
         for place in self.rounds:
             if place.name not in self.state.rounds:
                 self._run_round(place)
-        judged, after_pairs = self._judge_rounds()
-        before_pairs = predict(self.given.start, judged, self.given.annotated.classes, config.device)
+        held_out, after_pairs = self._evaluate_rounds()
+        before_pairs = predict(self.given.start, held_out, self.given.annotated.classes, config.device)
         before, after = verdict(before_pairs), verdict(after_pairs)
         better = after.quality > before.quality
         card = self._write_model(better, before, after)
@@ -111,9 +111,9 @@ class _Teaching:
             before,
             after,
             {name: [(a, b) for a, b, _ in points] for name, points in curves.items() if points},
-            self._how_judged(),
+            self._how_evaluated(),
             self.given.annotated,
-            judged,
+            held_out,
             self.given.notes,
         )
 
@@ -148,19 +148,19 @@ class _Teaching:
         return (
             f"about {minutes:.0f} minutes: {steps} steps of {self.state.seconds_per_step:.2f} s "
             f"({self.state.precision}) in {len(self.rounds)} round{'s' * (len(self.rounds) != 1)}; "
-            f"{self._how_judged()}"
+            f"{self._how_evaluated()}"
         )
 
-    def _how_judged(self) -> str:
+    def _how_evaluated(self) -> str:
         if len(self.rounds) > 1:
             return (
-                "each half of the pictures is judged by a model that learned the other half, in a quarter of "
-                "the time; the model itself learns all"
+                "each half of the pictures is evaluated with a model that learned the other half, in a "
+                "quarter of the time; the model itself learns all"
             )
-        if self.rounds[0].judges:
-            return f"{len(self.rounds[0].judges)} pictures are held out and judge"
+        if self.rounds[0].held_out:
+            return f"{len(self.rounds[0].held_out)} pictures are held out"
         return (
-            "there is one picture: what is taught is judged on changed views of the picture it learned, "
+            "there is one picture: what is taught is evaluated on changed views of the picture it learned, "
             "which says little about others"
         )
 
@@ -172,7 +172,7 @@ class _Teaching:
     def _steps(self, place: Round) -> int:
         if self.config.steps:
             return self.config.steps
-        fits = int(60 * self.config.minutes * place.share / self.state.seconds_per_step)
+        fits = int(60 * self.config.minutes * place.fraction / self.state.seconds_per_step)
         return max(1, min(self.config.recipe.most_steps, fits))
 
     def _measure_steps(self) -> None:
@@ -202,52 +202,53 @@ class _Teaching:
         folder = self._folder(place)
         steps = self.state.steps.setdefault(place.name, self._steps(place))
         self.state.save(self.config.out)
-        seconds = 1e9 if self.config.steps else 60 * self.config.minutes * place.share
+        seconds = 1e9 if self.config.steps else 60 * self.config.minutes * place.fraction
         trainer, scenes = self._prepared(place, folder, steps, seconds)
         taught = f"{len(place.teaches)} picture{'s' * (len(place.teaches) != 1)}"
         resumed = f", from step {trainer.iteration}" if trainer.iteration else ""
         self.say(f"round {place.name}: learns {taught}, {steps} steps{resumed}")
 
-        def judge(share: float) -> None:
+        def evaluate(fraction: float) -> None:
             trainer.write_model()
-            if not place.judges:
+            if not place.held_out:
                 return
             found = verdict(self._predicted(folder, place))
-            points = [p for p in read_curve(folder) if p[0] < share]
+            points = [p for p in read_curve(folder) if p[0] < fraction]
             best = max((quality for _, _, quality in points), default=-1.0)
             if place.keeps_best and found.quality >= best:
                 replace_model(folder / BEST, folder)
-            write_json(folder / CURVE, [*points, [share, found.ap50, found.quality]])
+            write_json(folder / CURVE, [*points, [fraction, found.ap50, found.quality]])
             self.say(
-                f"  {share:.0%}: AP50 {found.ap50:.3f} on {len(place.judges)} pictures that it has not seen"
+                f"  {fraction:.0%}: AP50 {found.ap50:.3f} on {len(place.held_out)} pictures that it has not "
+                "seen"
             )
 
-        trainer.train(scenes, list(MARKS), judge)
+        trainer.train(scenes, list(MARKS), evaluate)
         if not (folder / "card.json").is_file():
             trainer.write_model()
         self.state.rounds.append(place.name)
         self.state.save(self.config.out)
 
     def _predicted(self, model: Path, place: Round) -> list[Any]:
-        judges = [self.given.judges[k] for k in place.judges]
-        return predict(model, judges, self.given.annotated.classes, self.config.device)
+        pictures = [self.given.pictures[k] for k in place.held_out]
+        return predict(model, pictures, self.given.annotated.classes, self.config.device)
 
     def _model_of(self, place: Round) -> Path:
         best = self._folder(place) / BEST
         return best if place.keeps_best and (best / CARD).is_file() else self._folder(place)
 
-    def _judge_rounds(self) -> tuple[list[Judge], list[Any]]:
-        """The pictures that judge, and what the models that have not seen them find there."""
-        judged: list[Judge] = []
+    def _evaluate_rounds(self) -> tuple[list[EvaluationPicture], list[Any]]:
+        """The held-out pictures, and what the models that have not seen them find there."""
+        held_out: list[EvaluationPicture] = []
         pairs: list[Any] = []
         for place in self.rounds:
-            judged += [self.given.judges[k] for k in place.judges]
-            pairs += self._predicted(self._model_of(place), place) if place.judges else []
-        if not judged:
-            judged = views(self.given.judges[0], self.config.seed)
+            held_out += [self.given.pictures[k] for k in place.held_out]
+            pairs += self._predicted(self._model_of(place), place) if place.held_out else []
+        if not held_out:
+            held_out = views(self.given.pictures[0], self.config.seed)
             classes = self.given.annotated.classes
-            pairs = predict(self._folder(self.rounds[-1]), judged, classes, self.config.device)
-        return judged, pairs
+            pairs = predict(self._folder(self.rounds[-1]), held_out, classes, self.config.device)
+        return held_out, pairs
 
     # -- the model ---------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class _Teaching:
         network, card = load_model(chosen)
         metrics = {
             "teach": {
-                "how": self._how_judged(),
+                "how": self._how_evaluated(),
                 "pictures": len(before.pairs),
                 "before": _figures(before),
                 "after": _figures(after),

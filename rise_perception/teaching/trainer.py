@@ -19,7 +19,7 @@ from rise_perception.network.checkpoint import load_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.teaching.scenes import TeachScenes
 from rise_perception.training.batches import Batch
-from rise_perception.training.boxes import to_corners
+from rise_perception.training.boxes import fraction_on
 from rise_perception.training.config import TrainConfig
 from rise_perception.training.loader import training_loader, with_plain_errors
 from rise_perception.training.matching import Targets
@@ -28,11 +28,11 @@ from rise_perception.training.trainer import Trainer
 
 #: Steps over which the learning rate rises.
 WARM_UP = 20
-#: In the finish the rate is this share of what it would be.
+#: In the finish the rate is this fraction of what it would be.
 FINISH_RATE = 0.1
-#: A query is not judged where more than this share of its box lies on what nobody knows.
-UNJUDGED = 0.5
-#: Logit of a query that is not judged: its loss and gradient vanish.
+#: A query is left out of the loss where more than this fraction of its box lies on what nobody knows.
+IGNORED = 0.5
+#: Logit of a query that is left out: its loss and gradient vanish.
 SILENT = -30.0
 #: Seconds between two checkpoints.
 SAVE_EVERY = 30.0
@@ -53,7 +53,7 @@ class TeachTrainer(Trainer):
         config: of the round.
         device: where the step runs.
         seconds: time that the steps may take, over all runs of the round.
-        finish: share of the training, at its end, at a tenth of the rate.
+        finish: fraction of the training, at its end, at a tenth of the rate.
         foreground: the network that makes M where the images are served; batches carry an M of their own.
     """
 
@@ -79,20 +79,20 @@ class TeachTrainer(Trainer):
         self._unknown: dict[int, Tensor] = {}
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Of the steps, or of the time if that ends first: the rate has to reach zero in both."""
-        return max(super().share, min(1.0, self.seconds / self._time))
+        return max(super().fraction, min(1.0, self.seconds / self._time))
 
-    def train(self, scenes: TeachScenes, marks: list[float], judge: Callable[[float], None]) -> None:
+    def train(self, scenes: TeachScenes, marks: list[float], evaluate: Callable[[float], None]) -> None:
         """Train to the end of steps or time.
 
         Args:
             scenes: what the steps see.
-            marks: shares of the training, rising.
-            judge: called with each of them when it is reached, the average in place as the network.
+            marks: fractions of the training, rising.
+            evaluate: called with each of them when it is reached, the average in place as the network.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        marks = [m for m in marks if m > self.share or self.iteration == 0]
+        marks = [m for m in marks if m > self.fraction or self.iteration == 0]
         self.network.train()
         self._begun = saved = time.monotonic()
         total = self.config.optimisation.iterations
@@ -105,14 +105,14 @@ class TeachTrainer(Trainer):
                 for name, value in self.step(batch).items():
                     losses[name] = 0.95 * losses.get(name, value) + 0.05 * value
                 bar.update()
-                over = self.share >= 1
+                over = self.fraction >= 1
                 if over or time.monotonic() - saved > SAVE_EVERY:
                     self.save(losses)
                     saved = time.monotonic()
-                while marks and (self.share >= marks[0] or over):
+                while marks and (self.fraction >= marks[0] or over):
                     pause = time.monotonic()
-                    judge(marks.pop(0))
-                    self._begun += time.monotonic() - pause  # judging is not training
+                    evaluate(marks.pop(0))
+                    self._begun += time.monotonic() - pause  # evaluating is not training
                 if over:
                     break
 
@@ -176,20 +176,11 @@ def silenced(outputs: QueryOutputs, unknown: dict[int, Tensor]) -> QueryOutputs:
     def stage_logits(stage: QueryOutputs) -> Tensor:
         mute = torch.zeros(stage.logits.shape[:2], dtype=torch.bool, device=stage.logits.device)
         for image, area in unknown.items():
-            mute[image] = share_on(stage.boxes[image].detach().float(), area) > UNJUDGED
+            mute[image] = fraction_on(stage.boxes[image].detach().float(), area) > IGNORED
         return stage.logits.masked_fill(mute[..., None], SILENT)
 
     auxiliary = [replace(stage, logits=stage_logits(stage)) for stage in outputs.auxiliary]
     return replace(outputs, logits=stage_logits(outputs), auxiliary=auxiliary)
-
-
-def share_on(boxes: Tensor, mask: Tensor) -> Tensor:
-    """(Q, 4) centre boxes and (h, w) bool -> (Q,) float32: the share of each box that lies on the mask."""
-    sums = nn.functional.pad(mask.to(boxes.device, torch.float32).cumsum(0).cumsum(1), (1, 0, 1, 0))
-    size = torch.tensor([mask.shape[1], mask.shape[0]] * 2, device=boxes.device)
-    x0, y0, x1, y1 = (to_corners(boxes).clamp(0, 1) * size).round().long().unbind(1)
-    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
-    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
 
 
 @torch.no_grad()

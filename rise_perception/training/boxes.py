@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def to_corners(boxes: Tensor) -> Tensor:
@@ -38,6 +38,15 @@ def masks_to_boxes(masks: Tensor) -> Tensor:
         corners.append((first.masked_fill(empty, 0) / size, last.masked_fill(empty, 0) / size))
     (x0, x1), (y0, y1) = corners
     return to_centre(torch.stack([x0, y0, x1, y1], -1).float())
+
+
+def fraction_on(boxes: Tensor, mask: Tensor) -> Tensor:
+    """(Q, 4) centre boxes and (h, w) bool -> (Q,) float32: the fraction of each box that lies on the mask."""
+    sums = nn.functional.pad(mask.to(boxes.device, torch.float32).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    size = torch.tensor([mask.shape[1], mask.shape[0]] * 2, device=boxes.device)
+    x0, y0, x1, y1 = (to_corners(boxes).clamp(0, 1) * size).round().long().unbind(1)
+    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
 
 
 def iou_and_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ class SequenceConfig:
         objects: most objects of the instance bank that are pasted on an image, at least one; 0 switches
             pasting off: "before" and "after" are then two views of the image as it is.
         bank: capacity of the instance bank.
-        removed, moved: share of the pasted objects that leave, or change place, between before and after.
+        removed, moved: fraction of the pasted objects that leave, or change place, between before and after.
         added: probability that a new object comes.
         strong_scale: range of the geometric scale factor of x3, the student's view, against x1, the
             teacher's; [1, 1] with no flip and no rotation gives both the same geometry.
@@ -131,8 +131,8 @@ class OptimisationConfig:
         backbone_factor: multiplies the backbone's learning rate.
         weight_decay: of AdamW; biases and norms have none.
         warmup: steps of linear warm-up.
-        drop_at: share of the iterations after which the rate falls to a tenth (paper: 8,000 of 12,000).
-        decay_from: share of the iterations from which the rate falls linearly to zero; 1 never.
+        drop_at: fraction of the iterations after which the rate falls to a tenth (paper: 8,000 of 12,000).
+        decay_from: fraction of the iterations from which the rate falls linearly to zero; 1 never.
         clip: greatest gradient norm.
         average: decay of the moving average of the weights that is evaluated and saved; 0 saves the
             weights themselves.

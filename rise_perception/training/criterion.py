@@ -201,15 +201,15 @@ def _stage_loss(
     losses |= {"boxes/l1": l1.detach() / count, "boxes/giou": overlap.detach() / count}
 
     if stage.masks is not None:
-        drawn, share = _evenly(b, len(targets), config.masks_per_image)
-        share = share * weight[drawn]
+        drawn, scale = _evenly(b, len(targets), config.masks_per_image)
+        scale = scale * weight[drawn]
         logits = stage.masks(b[drawn], q[drawn]).float()
         chosen = _per_image(b[drawn], matches.target[drawn], len(targets))
         masks = _joined([o.masks[t] for o, t in zip(targets, chosen, strict=True)], logits).float()
         dice, focal = dice_loss(logits, masks), focal_loss(logits, masks).flatten(1).mean(1)
-        losses["masks"] = ((dice + focal) * share).sum() / count
-        losses["masks/dice"] = (dice * share).sum().detach() / count
-        losses["masks/focal"] = (focal * share).sum().detach() / count
+        losses["masks"] = ((dice + focal) * scale).sum() / count
+        losses["masks/dice"] = (dice * scale).sum().detach() / count
+        losses["masks/focal"] = (focal * scale).sum().detach() / count
     return losses
 
 

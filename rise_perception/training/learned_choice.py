@@ -92,7 +92,7 @@ class LearnedChoice:
         Args:
             outputs: predictions on B labelled views.
             known: their truth.
-            time: share of the training that is over.
+            time: fraction of the training that is over.
 
         Returns:
             figures for the log.

@@ -20,7 +20,7 @@ GIOU_WEIGHT = 3.0
 OUTSIDE_PENALTY = 100.0
 #: Added where it is in neither: such a query serves an object only when no other is left.
 FAR_PENALTY = 10_000.0
-#: "Near" is this share of the image's side.
+#: "Near" is this fraction of the image's side.
 CENTRE_RADIUS = 2.5 / 32
 #: How many of an object's best IoUs decide how many queries it gets.
 TOP_IOUS = 10

@@ -22,7 +22,8 @@ LEAST_TRUST = 0.1
 RATED = 100
 #: Pseudo-labels that overlap by more than this (mask intersection over union) show the same object.
 SAME_OBJECT = 0.5
-#: A prediction with more than this share of its mask on a pasted object is that object, whose mask is known.
+#: A prediction with more than this fraction of its mask on a pasted object is that object, whose mask is
+#: known.
 ON_PASTED = 0.5
 #: Identity of what is not known from pasting; it associates with nothing.
 UNKNOWN = -1
@@ -53,8 +54,8 @@ class SelfSupervisionConfig:
             Matching), instead of the best alone: one target per object.
         teacher: who predicts the pseudo-labels: the ``student`` itself (the paper), or the moving
             ``average`` of its weights.
-        burn_in: share of the training before unlabelled images teach.
-        ramp: share of the training, from there on, over which the weight of L_u rises to its value.
+        burn_in: fraction of the training before unlabelled images teach.
+        ramp: fraction of the training, from there on, over which the weight of L_u rises to its value.
     """
 
     selector: str = "cascade"
@@ -82,7 +83,7 @@ class SelfSupervisionConfig:
         for name in ("class_threshold", "mask_threshold"):
             pair = tuple(getattr(self, name))
             object.__setattr__(self, name, pair)
-            valid = len(pair) == 2 and all(0 <= share <= 1 for share in pair)
+            valid = len(pair) == 2 and all(0 <= fraction <= 1 for fraction in pair)
             require(valid, f"self_supervision.{name}", pair, "two scores between 0 and 1")
         for name in ("quantile", "burn_in", "ramp"):
             value = getattr(self, name)

@@ -122,7 +122,7 @@ class Trainer:
         validation = self._validation()
         scenes = Scenes(config)
         last = ENDLESS if self._limit else steps.iterations
-        done = self._limit > 0 and self.share >= 1
+        done = self._limit > 0 and self.fraction >= 1
         loader = training_loader(scenes, self.iteration, self.iteration if done else last)
         self.out.mkdir(parents=True, exist_ok=True)
         self.network.train()
@@ -175,8 +175,8 @@ class Trainer:
         return None if self.stopping else read_card(self.out)
 
     @property
-    def share(self) -> float:
-        """Share of the training that is over."""
+    def fraction(self) -> float:
+        """Fraction of the training that is over."""
         if self._limit:
             return min(1.0, from_first(self.seconds, self.device) / self._limit)
         return self.iteration / self.config.optimisation.iterations
@@ -196,10 +196,10 @@ class Trainer:
         """Steps of the whole training, as far as is known by now."""
         if not self._limit:
             return self.config.optimisation.iterations
-        return max(self.iteration + 1, round(self.iteration / max(self.share, 1e-3)))
+        return max(self.iteration + 1, round(self.iteration / max(self.fraction, 1e-3)))
 
     def _over(self) -> bool:
-        return self.share >= 1 if self._limit else self.iteration >= self.config.optimisation.iterations
+        return self.fraction >= 1 if self._limit else self.iteration >= self.config.optimisation.iterations
 
     def _validation(self) -> LabelledImages | None:
         network, data = self.config.network, self.config.data
@@ -237,9 +237,9 @@ class Trainer:
         """
         # Dropout depends on the step alone, so that a resumed run repeats it.
         torch.manual_seed(hash((self.config.optimisation.seed, self.iteration, 0)) % 2**63)
-        share = self.share
+        fraction = self.fraction
         for group in self.optimiser.param_groups:
-            factor = rate_factor(self.iteration, self.config.optimisation, share)
+            factor = rate_factor(self.iteration, self.config.optimisation, fraction)
             group["lr"] = group["base_lr"] * factor
         losses, values = self.losses(batch.to(self.device))
         self.optimiser.zero_grad(set_to_none=True)
@@ -283,7 +283,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             outputs = self.predictions(batch, pseudo)
             losses = unified_loss(outputs, batch.targets, batch.labelled, pseudo, weights)
-        values = self.choice.learn_from(outputs, batch, self.share) if self.choice else {}
+        values = self.choice.learn_from(outputs, batch, self.fraction) if self.choice else {}
         if pseudo:
             count = sum(int((t.ids == UNKNOWN).sum()) for t in pseudo)
             values["pseudo_labels/per_image"] = count / len(pseudo)
@@ -382,19 +382,19 @@ def make_optimiser(network: nn.Module, config: OptimisationConfig) -> torch.opti
     )
 
 
-def rate_factor(iteration: int, config: OptimisationConfig, share: float | None = None) -> float:
+def rate_factor(iteration: int, config: OptimisationConfig, fraction: float | None = None) -> float:
     """What multiplies the learning rate: warm-up, the drop to a tenth, the linear decay to zero.
 
     Args:
         iteration: steps that are done.
         config: when.
-        share: of the training that is over; that of the steps if None.
+        fraction: of the training that is over; that of the steps if None.
     """
-    if share is None:
-        share = iteration / config.iterations
+    if fraction is None:
+        fraction = iteration / config.iterations
     factor = min(1.0, (iteration + 1) / config.warmup) if config.warmup else 1.0
-    if share >= config.drop_at:
+    if fraction >= config.drop_at:
         factor *= 0.1
-    if share > config.decay_from:
-        factor *= max(0.0, (1 - share) / (1 - config.decay_from))
+    if fraction > config.decay_from:
+        factor *= max(0.0, (1 - fraction) / (1 - config.decay_from))
     return factor

@@ -18,9 +18,10 @@ SMALL = 96
 #: Grey values, and deviations of the noise, by which a small pixel has to differ to have changed.
 GREY_STEP, DEVIATIONS = 8.0, 6.0
 #: A frame is settled when fewer of its small pixels than this changed since the one before.
-STILL_SHARE = 0.004
-#: An arm reaches into the picture when more than this share of its rim changed; the rim's width, as a share.
-RIM_SHARE, RIM_WIDTH = 0.03, 0.08
+STILL_FRACTION = 0.004
+#: An arm reaches into the picture when more than this fraction of its rim changed; the rim's width, as a
+#: fraction.
+RIM_FRACTION, RIM_WIDTH = 0.03, 0.08
 #: Nanoseconds for which every frame is kept.
 RECENT = 1_000_000_000
 #: Nanoseconds between a frame and a robot mask that may be taken for it; masks kept, and their bytes.
@@ -42,7 +43,7 @@ class Sample:
         calibration: of the camera, where it is known.
         robot: (H, W) bool, the mask that is nearest in time; None while there is none.
         hidden: (h, SMALL) bool, where the robot is.
-        moving: share of the small pixels that changed since the frame before; 1 for the first one.
+        moving: fraction of the small pixels that changed since the frame before; 1 for the first one.
         still_after: what the next frame found; None until it has come.
         instances, model_version: predictions, when they have come.
     """
@@ -83,7 +84,7 @@ class Sample:
     @property
     def settled(self) -> bool:
         """A neighbour shows the same: nothing moved while this frame was taken."""
-        return self.moving < STILL_SHARE or self.still_after is True
+        return self.moving < STILL_FRACTION or self.still_after is True
 
     def observation(self) -> Observation:
         """The frame with all that is known about it."""
@@ -217,7 +218,7 @@ def measure(frame: Frame, calibration: Calibration | None = None) -> Sample:
 def _compare(first: Sample, second: Sample) -> None:
     """Find out whether anything moved from one frame to the next."""
     second.moving = changed(first, second)
-    first.still_after = second.moving < STILL_SHARE
+    first.still_after = second.moving < STILL_FRACTION
 
 
 def _differs(first: Sample, second: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -238,7 +239,7 @@ def same_size(first: Sample, second: Sample) -> bool:
 
 
 def changed(first: Sample, second: Sample) -> float:
-    """Share of the picture that differs between two frames, the robot left out; 1 where the size does."""
+    """Fraction of the picture that differs between two frames, the robot left out; 1 where the size does."""
     if not same_size(first, second):
         return 1.0
     differs, comparable = _differs(first, second)
@@ -246,7 +247,7 @@ def changed(first: Sample, second: Sample) -> float:
 
 
 def rim_changed(first: Sample, second: Sample) -> float:
-    """Share of the picture's rim that differs: arms come in over it."""
+    """Fraction of the picture's rim that differs: arms come in over it."""
     differs, comparable = _differs(first, second)
     width = max(1, round(RIM_WIDTH * min(differs.shape)))
     rim = np.ones(differs.shape, bool)
@@ -269,7 +270,7 @@ def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Samp
     settled = [(a, b) for a in before for b in after if a.settled and b.settled and same_size(a, b)]
     if not settled:
         return "the size of the camera's images changed during the grasp"
-    pairs = [(a, b) for a, b in settled if rim_changed(a, b) <= RIM_SHARE]
+    pairs = [(a, b) for a, b in settled if rim_changed(a, b) <= RIM_FRACTION]
     if not pairs:
         return "the arm stayed in view"
     first = _best_like_newest([a for a, _ in pairs])
@@ -279,5 +280,5 @@ def choose_pair(before: list[Sample], after: list[Sample]) -> tuple[Sample, Samp
 def _best_like_newest(samples: list[Sample]) -> Sample:
     """With mask and predictions if possible, then sharpest, of those that show what the newest shows."""
     newest = max(samples, key=lambda s: s.stamp)
-    same = [s for s in samples if s is newest or changed(s, newest) < STILL_SHARE]
+    same = [s for s in samples if s is newest or changed(s, newest) < STILL_FRACTION]
     return max(same, key=lambda s: (s.robot is not None, s.instances is not None, s.sharpness))

@@ -24,21 +24,22 @@ from rise_perception.grasp_learning.labelling.registration import (
 COLOR_LIMIT, DEPTH_LIMIT = 3.5, 4.0
 #: Deviations of depth up to which a pixel's depth is the same.
 DEPTH_SAME = 2.5
-#: A shadow scales a colour by a factor in between, and leaves its hue: this share of the change at the most.
+#: A shadow scales a colour by a factor in between, and leaves its hue: this fraction of the change at the
+#: most.
 SHADOW_SCALE, SHADOW_HUE = (0.35, 2.8), 0.3
 #: How much a shadow-like difference counts where depth cannot say whether anything moved.
 SHADOW_WEIGHT = 0.5
-#: Share of a region that has to lie elsewhere by depth before what lies where it lay counts as its shadow.
+#: Fraction of a region that has to lie elsewhere by depth before what lies where it lay counts as its shadow.
 STANDS_UP = 0.15
 #: Deviations of a region's mean depth from which it lies elsewhere; one pixel of a thin plate does not tell.
 THIN = 3.0
 #: Correlation of a pixel's surroundings from which they show the same pattern, only darker or brighter.
 SAME_PATTERN = 0.7
-#: The edge of a changed region lies where the difference falls below this share of its peak nearby ...
+#: The edge of a changed region lies where the difference falls below this fraction of its peak nearby ...
 HALF = 0.4
 #: ... within this many pixels at 320x240, in proportion at other sizes.
 REACH = 3.0
-#: Smallest region, as a share of the picture (40 pixels at 320x240).
+#: Smallest region, as a fraction of the picture (40 pixels at 320x240).
 SMALLEST = 40 / (320 * 240)
 
 
@@ -54,7 +55,7 @@ class Change:
         shadow: (H, W) bool, looks like the same thing, darker or brighter, and no depth to tell.
         compared: (H, W) bool, seen in both frames, without the robot in front.
         evidence: (H, W) float32, how clearly a pixel differs; 1 is the limit.
-        share: changed share of ``compared``.
+        fraction: changed fraction of ``compared``.
         motion: of the camera, from the frame before to the frame after.
         exposure: from the frame before to the frame after.
     """
@@ -67,7 +68,7 @@ class Change:
     shadow: np.ndarray
     compared: np.ndarray
     evidence: np.ndarray
-    share: float
+    fraction: float
     motion: Motion
     exposure: Exposure
 
@@ -102,12 +103,22 @@ def find_change(before: Observation, after: Observation) -> Change:
     unchanged = known & ~removed & ~added
     removed = _without_shadow(removed & compared, farther, flat, depth, unchanged, reach)
     added = _without_shadow(added & compared, nearer, flat, depth, unchanged, reach)
-    share = float((removed | added).sum() / max(1, compared.sum()))
+    fraction = float((removed | added).sum() / max(1, compared.sum()))
     certain = same | (~known & (color < 1) & _textured(first.image, exposure))
     certain &= compared & ~removed & ~added
     evidence = np.maximum(evidence_color, evidence_depth)
     return Change(
-        removed, added, farther, known, certain, shadow & ~known, compared, evidence, share, motion, exposure
+        removed,
+        added,
+        farther,
+        known,
+        certain,
+        shadow & ~known,
+        compared,
+        evidence,
+        fraction,
+        motion,
+        exposure,
     )
 
 

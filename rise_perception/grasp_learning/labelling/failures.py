@@ -11,7 +11,7 @@ from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabel
 #: A mask whose median lies lower than this above the support surface, in millimetres, shows no item; of items
 #: so thin nothing can be said. Of the mask, so much has to have depth.
 FLAT_MM, MIN_MEASURED = 4.0, 0.5
-#: A mask that is larger than this share of the picture shows no item that a gripper was sent to.
+#: A mask that is larger than this fraction of the picture shows no item that a gripper was sent to.
 LARGEST = 0.3
 
 

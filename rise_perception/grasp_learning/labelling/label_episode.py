@@ -12,27 +12,28 @@ from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Obser
 from rise_perception.grasp_learning.labelling.change import Change, find_change, pieces
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
 
-#: Corners of the picture that move further than this share of its diagonal: the camera is elsewhere.
+#: Corners of the picture that move further than this fraction of its diagonal: the camera is elsewhere.
 FARTHEST = 0.025
-#: Exposure may change by this factor, and this share of the picture may change.
+#: Exposure may change by this factor, and this fraction of the picture may change.
 EXPOSURE_RANGE, CHANGE_RANGE = 2.5, 0.4
 #: Intersection over union from which a change and a prediction show the same item.
 AGREEMENT = 0.7
-#: Share of a region that has to lie in another one to count as inside; below the other value it only touches.
+#: Fraction of a region that has to lie in another one to count as inside; below the other value it only
+#: touches.
 INSIDE, TOUCHES = 0.8, 0.05
 #: A prediction of which less than this changed was nudged or uncovered, and did not leave.
 GONE = 0.6
 #: Median evidence, in multiples of the limit of change, that contradicts a prediction.
 CLEARLY = 2.0
-#: Share of what left that has to lie farther away now, where there is depth.
+#: Fraction of what left that has to lie farther away now, where there is depth.
 OPENED = 0.75
 #: Predictions that one item may have been split into.
 MAX_PARTS = 3
-#: The part of a merged prediction that stayed has to be seen to have stayed, to this share.
+#: The part of a merged prediction that stayed has to be seen to have stayed, to this fraction.
 SEEN_TO_STAY = 0.4
-#: An item that is larger than this share of the picture is a tray, a shadow, or a mistake.
+#: An item that is larger than this fraction of the picture is a tray, a shadow, or a mistake.
 LARGEST = 0.3
-#: Something that enters over the border with this share of the picture is the robot, or a person.
+#: Something that enters over the border with this fraction of the picture is the robot, or a person.
 INTRUDER = 0.01
 
 
@@ -80,8 +81,8 @@ def _refuse(change: Change) -> _Found | None:
     gain = change.exposure.gain
     if gain.max() > EXPOSURE_RANGE or gain.min() < 1 / EXPOSURE_RANGE:
         return _rejected(Cause.EXPOSURE_JUMP, f"exposure changed by a factor of {gain.mean():.2f}")
-    if change.share > CHANGE_RANGE:
-        return _rejected(Cause.CHANGE_EVERYWHERE, f"{change.share:.0%} of the picture changed")
+    if change.fraction > CHANGE_RANGE:
+        return _rejected(Cause.CHANGE_EVERYWHERE, f"{change.fraction:.0%} of the picture changed")
     if change.compared.mean() < 0.3:
         return _rejected(
             Cause.ROBOT_IN_VIEW, f"the robot hides {1 - change.compared.mean():.0%} of the picture"

@@ -20,11 +20,12 @@ from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeS
 from rise_perception.grasp_learning.labelling.change import find_change
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels
 
-#: Share of a mask on which something came to lie during a grasp: the item itself may have come.
+#: Fraction of a mask on which something came to lie during a grasp: the item itself may have come.
 CAME = 0.05
-#: Share of a mask that has to be in sight, in one piece, for the rest of it to be a label.
+#: Fraction of a mask that has to be in sight, in one piece, for the rest of it to be a label.
 IN_SIGHT, IN_ONE_PIECE = 0.3, 0.9
-#: Seconds between two grasps of one scene, the share of it that may have changed, and pixels of the camera's.
+#: Seconds between two grasps of one scene, the fraction of it that may have changed, and pixels of the
+#: camera's.
 LONGEST_PAUSE, SAME_SCENE, STILL = 120.0, 0.02, 2.0
 #: Seconds for which later grasps are asked about a frame.
 HORIZON = 1800.0
@@ -138,7 +139,7 @@ def _pause(first: Episode, labels: EpisodeLabels, second: Episode) -> FrameTrans
     ):
         return None
     change = find_change(left, found)
-    if change.share > SAME_SCENE or change.motion.shift > STILL:
+    if change.fraction > SAME_SCENE or change.motion.shift > STILL:
         return None
     return FrameTransition(change.removed, change.added, change.motion.matrix)
 

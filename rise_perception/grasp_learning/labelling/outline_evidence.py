@@ -23,7 +23,7 @@ MAX_MOVE = 3
 MIN_LABELS = 6
 #: An outline on edges has so much more of them than the outlines around it, in the mean over labels.
 MIN_CONTRAST = 1.15
-#: Depth changes by this share of itself within a pixel at the edge of an item.
+#: Depth changes by this fraction of itself within a pixel at the edge of an item.
 DEPTH_STEP = 0.008
 
 

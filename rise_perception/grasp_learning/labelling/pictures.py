@@ -14,7 +14,7 @@ REMOVED, ADDED, LABEL = (255, 60, 40), (60, 120, 255), (60, 220, 90)
 TITLES = ("before", "after", "predicted before", "learned")
 #: Pixels: width of a panel, space between two.
 PANEL, GAP = 480, 8
-#: A zoomed picture shows at least this share of the width.
+#: A zoomed picture shows at least this fraction of the width.
 CLOSEST = 0.5
 _COLORS = {
     Verdict.CONFIRMED: (60, 160, 80),
@@ -81,15 +81,15 @@ def _around(episode_labels: EpisodeLabels, size: tuple[int, int]) -> tuple[slice
     if not len(ys):
         return slice(0, size[0]), slice(0, size[1])
     spread = max(np.ptp(ys) / size[0], np.ptp(xs) / size[1])
-    share = min(1.0, max(CLOSEST, 1.5 * float(spread)))
+    fraction = min(1.0, max(CLOSEST, 1.5 * float(spread)))
     window = []
     for middle, length in zip((ys.min() + ys.max(), xs.min() + xs.max()), size, strict=True):
-        extent = round(share * length)
+        extent = round(fraction * length)
         start = int(np.clip(middle // 2 - extent // 2, 0, length - extent))
         window.append(slice(start, start + extent))
     return window[0], window[1]
 
 
-def _dimmed(image: np.ndarray, share: float) -> np.ndarray:
+def _dimmed(image: np.ndarray, fraction: float) -> np.ndarray:
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return (grey * share).astype(np.uint8)
+    return (grey * fraction).astype(np.uint8)

@@ -20,7 +20,7 @@ ENOUGH = 12
 AGREE = 1.0
 #: A pixel at or beyond these values has lost what exposure did to it.
 DARK, BRIGHT = 4, 250
-#: Share of the picture that has to be neither in both frames.
+#: Fraction of the picture that has to be neither in both frames.
 COMPARABLE = 0.05
 
 
@@ -31,7 +31,7 @@ class Motion:
     Attributes:
         matrix: (2, 3) float64, maps pixels (x, y) of the first frame to the second.
         shift: pixels that the farthest corner of the picture moves by.
-        agreement: share of the tracked points that follow ``matrix``; 1 when there were too few to tell.
+        agreement: fraction of the tracked points that follow ``matrix``; 1 when there were too few to tell.
     """
 
     matrix: np.ndarray
@@ -47,7 +47,7 @@ class Exposure:
         gain: (3,) float64; 0 when too little of the pictures is neither black nor white in both.
         offset: (3,) float64, in grey values.
         noise: (256,) float32, standard deviation of the remaining difference by grey value of the first.
-        misfit: share of the compared pixels that are further than three ``noise`` apart.
+        misfit: fraction of the compared pixels that are further than three ``noise`` apart.
     """
 
     gain: np.ndarray

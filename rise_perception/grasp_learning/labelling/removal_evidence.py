@@ -23,12 +23,12 @@ TIMES_NOISE, LEAST_COLOUR, LEAST_DEPTH = 4.0, 8.0, 0.003
 STAYED = 0.5
 #: Labels below which nothing is concluded about all of them.
 MIN_LABELS = 6
-#: What changed around a label counts as such where it differs by this share of the label's median, at least:
-#: shadows and light that came along are fainter.
+#: What changed around a label counts as such where it differs by this fraction of the label's median, at
+#: least: shadows and light that came along are fainter.
 AS_CLEAR = 0.5
-#: Share of the labels of which less than MIN_GONE may have changed, before none is believed.
+#: Fraction of the labels of which less than MIN_GONE may have changed, before none is believed.
 MAX_STAYED, MIN_GONE = 0.25, 0.7
-#: Median size of what changed around a label, as a share of the label's.
+#: Median size of what changed around a label, as a fraction of the label's.
 MAX_BESIDE = 0.5
 
 
@@ -37,8 +37,9 @@ class Removal:
     """What the frames say about one label.
 
     Attributes:
-        gone: share of the label in which they differ.
-        beside: area around it, connected with it, in which they differ as clearly, as a share of the label's.
+        gone: fraction of the label in which they differ.
+        beside: area around it, connected with it, in which they differ as clearly, as a fraction of the
+            label's.
     """
 
     gone: float

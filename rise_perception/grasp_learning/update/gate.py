@@ -35,10 +35,11 @@ class GateConfig:
             with, whatever has served since.
         max_checked_drop: AP that may be lost on hand-checked frames of the cell, where there are any, against
             the better of the first and the serving model.
-        max_false_rise: share by which false masks on the anchors may become more, beyond one in ten images.
+        max_false_rise: fraction by which false masks on the anchors may become more, beyond one in ten
+            images.
         min_gain: mean quality that has to be won on the held-out interactions.
         significance: chance of a gain as high without any; spent over the candidates that follow a promotion,
-            less for each one, so that it bounds the share of promotions that are luck.
+            less for each one, so that it bounds the fraction of promotions that are luck.
         min_heldout: held-out items, and refuted masks, below which nothing can be judged.
         min_scenes: scenes that they have to come from.
     """
@@ -196,7 +197,7 @@ def gate_candidate(
 
 
 def chance_of_no_gain(gain: np.ndarray, scenes: Sequence[str]) -> float:
-    """How probable no gain is: the share of paired bootstrap means that are not above zero.
+    """How probable no gain is: the fraction of paired bootstrap means that are not above zero.
 
     Scenes are drawn, and items within each: items of one tote are no independent witnesses.
 

@@ -30,7 +30,7 @@ _GATE: dict[str, _About] = {
         "serving model.",
         (0.0, 1.0),
     ),
-    "max_false_rise": ("Share by which false masks on the anchors may become more.", (0.0, 10.0)),
+    "max_false_rise": ("Fraction by which false masks on the anchors may become more.", (0.0, 10.0)),
     "min_gain": ("Mean quality that it has to win on the held-out interactions.", (0.0, 1.0)),
     "significance": ("Chance that a promotion is luck, spent over the candidates.", (0.0001, 0.5)),
     "min_heldout": ("Held-out items below which nothing is judged.", (2, 10_000)),
@@ -45,7 +45,7 @@ _LEARNER: dict[str, _About] = {
     "device": ("Where the networks of the learner run: cpu, cuda, cuda:1 or another.", None),
     "min_new": ("New episodes that begin an update by itself.", (1, 100_000)),
     "max_episodes": ("Episodes that one update learns from, of all that are trusted.", (1, 100_000)),
-    "heldout_fraction": ("Share of the scenes that judge candidates.", (0.01, 0.99)),
+    "heldout_fraction": ("Fraction of the scenes that judge candidates.", (0.01, 0.99)),
     "max_looks": ("Candidates after which a scene has judged enough, and teaches.", (1, 10_000)),
 }
 #: name: default, sentence, range of a number.

@@ -53,7 +53,7 @@ class SceneSplit:
 
     Args:
         root: folder that the assignment is kept in.
-        fraction: share of the scenes that judge.
+        fraction: fraction of the scenes that judge.
         max_looks: candidates after which a scene retires.
     """
 

@@ -35,7 +35,7 @@ FIRST_UNMOVED = 500_000
 ROBOT = FIRST_PASTED - 1
 #: The identity of a mask that shows no object.
 NOTHING = FIRST_PASTED - 2
-#: A refuted mask of which more than this share lies on known items refutes nothing any more.
+#: A refuted mask of which more than this fraction lies on known items refutes nothing any more.
 ON_ITEMS = 0.1
 #: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
 MIN_CONTRAST = 4.0

@@ -23,8 +23,9 @@ from rise_perception.grasp_learning.update.scenes import rejection_reason
 
 #: Verdicts that may come with something to learn.
 USABLE = (Verdict.CONFIRMED, Verdict.CORRECTED, Verdict.MOVED, Verdict.DOUBLE, Verdict.EMPTY)
-#: Share of the labels of a verdict that were right, measured on grasps with known truth: 149 of 151 confirmed
-#: ones, 49 of 56 corrected ones. The others are as the better of them, an agreement with a prediction.
+#: Fraction of the labels of a verdict that were right, measured on grasps with known truth: 149 of 151
+#: confirmed ones, 49 of 56 corrected ones. The others are as the better of them, an agreement with a
+#: prediction.
 RELIABILITY = {Verdict.CORRECTED: 0.875}
 USUAL_RELIABILITY = 0.987
 #: Labels that are judged together: what was wrong in a cell once is mended some day.

@@ -18,8 +18,8 @@ from rise_perception.grasp_learning.update.scene_split import SceneSplit
 from rise_perception.grasp_learning.update.update_log import write_down
 from rise_perception.inference.pick_success import CARD_KEY
 
-#: The head that foretells outcomes is fitted again when so many are new, and so large a share.
-NEW_OUTCOMES, NEW_OUTCOME_SHARE = 5, 0.25
+#: The head that foretells outcomes is fitted again when so many are new, and so large a fraction.
+NEW_OUTCOMES, NEW_OUTCOME_FRACTION = 5, 0.25
 #: What a version that does not serve any more is said to be.
 TAKEN_BACK = "taken back"
 
@@ -81,7 +81,7 @@ class ServingVersions:
         believed = self._believed(self._entries())
         outcomes = self._outcomes.read(believed, self.scenes.scene)
         fitted = self.memory.outcomes
-        if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_SHARE * fitted):
+        if len(outcomes) < fitted + max(NEW_OUTCOMES, NEW_OUTCOME_FRACTION * fitted):
             return None
         self._remember(outcomes=len(outcomes))
         head, told = fit_pick_success(list(outcomes.values())), information(list(outcomes.values()))

@@ -33,7 +33,7 @@ from rise_perception.network.card import ModelCard
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.outputs import QueryOutputs
 from rise_perception.training.batches import Batch
-from rise_perception.training.boxes import iou_and_giou, to_corners
+from rise_perception.training.boxes import fraction_on, iou_and_giou, to_corners
 from rise_perception.training.config import DataConfig, OptimisationConfig, SequenceConfig, TrainConfig
 from rise_perception.training.criterion import LossConfig, focal_loss
 from rise_perception.training.loader import training_loader, with_plain_errors
@@ -42,7 +42,7 @@ from rise_perception.training.pseudo_labels import UNKNOWN, SelfSupervisionConfi
 from rise_perception.training.train_state import MovingAverage
 from rise_perception.training.trainer import Trainer, make_optimiser
 
-#: A query is judged where more than this share of its box, or its centre, lies on a known object.
+#: A query is judged where more than this fraction of its box, or its centre, lies on a known object.
 JUDGED = 0.3
 #: A query whose box overlaps that of a refuted mask by more (intersection over union) repeats it.
 REPEATS = 0.4
@@ -52,9 +52,9 @@ REPEATERS = 10
 PARAMETERS = ("adapter", "all")
 #: Logit of a query that is not judged: its loss and gradient vanish.
 SILENT = -30.0
-#: Share of an update over which the learning rate rises.
+#: Fraction of an update over which the learning rate rises.
 WARM_UP = 0.1
-#: Share of an update after which it falls, to zero at the end: weights that still jump about are worse.
+#: Fraction of an update after which it falls, to zero at the end: weights that still jump about are worse.
 DECAY_FROM = 0.3
 
 
@@ -158,9 +158,9 @@ class EpisodeTrainer(Trainer):
         return 0.0 if math.isnan(self._begun) else time.monotonic() - self._begun
 
     @property
-    def share(self) -> float:
+    def fraction(self) -> float:
         """Of the steps, or of the time if that ends first: the learning rate has to reach zero in both."""
-        return max(super().share, min(1.0, self.spent / self._seconds))
+        return max(super().fraction, min(1.0, self.spent / self._seconds))
 
     def step(self, batch: Batch) -> dict[str, float]:
         """See :meth:`rise_perception.training.trainer.Trainer.step`."""
@@ -252,7 +252,7 @@ def without_unknown(
             boxes = stage.boxes[image].detach().float()
             unknown[image] = ~is_judged(boxes, objects.boxes)
             if (robot := robots.get(image)) is not None:
-                unknown[image] |= share_on(boxes, robot) > JUDGED
+                unknown[image] |= fraction_on(boxes, robot) > JUDGED
         return stage.logits.masked_fill(unknown[..., None], SILENT)
 
     return replace(
@@ -270,15 +270,6 @@ def is_judged(boxes: Tensor, known: Tensor) -> Tensor:
     centre = boxes[:, None, :2]
     inside = ((centre > theirs[..., :2]) & (centre < theirs[..., 2:])).all(-1)
     return (inside | (shared > JUDGED * boxes[:, None, 2:].prod(-1))).any(1)
-
-
-def share_on(boxes: Tensor, mask: Tensor) -> Tensor:
-    """(Q, 4) centre boxes and (h, w) bool -> (Q,) float32: the share of each box that lies on the mask."""
-    sums = nn.functional.pad(mask.to(boxes.device, torch.float32).cumsum(0).cumsum(1), (1, 0, 1, 0))
-    size = torch.tensor([mask.shape[1], mask.shape[0]] * 2, device=boxes.device)
-    x0, y0, x1, y1 = (to_corners(boxes).clamp(0, 1) * size).round().long().unbind(1)
-    inside = sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
-    return inside / ((x1 - x0) * (y1 - y0)).clamp(min=1)
 
 
 def training_config(
@@ -374,7 +365,7 @@ def train_candidate(
     return save_model(out, trainer.network, card), step
 
 
-def interpolate_weights(place: Path, parent: StoredModel, share: float) -> ModelCard:
+def interpolate_weights(place: Path, parent: StoredModel, fraction: float) -> ModelCard:
     """Replace the candidate in ``place`` by one on the straight way to it from the parent's weights.
 
     What a fine-tuned network has forgotten comes back faster on this way than what it has learned goes
@@ -383,7 +374,7 @@ def interpolate_weights(place: Path, parent: StoredModel, share: float) -> Model
     Args:
         place: folder of the candidate; the new one is written over it.
         parent: where the way begins.
-        share: of the way, between 0 and 1.
+        fraction: of the way, between 0 and 1.
 
     Returns:
         its card.
@@ -391,8 +382,10 @@ def interpolate_weights(place: Path, parent: StoredModel, share: float) -> Model
     network, card = load_model(place)
     begin = load_model(parent.folder)[0].state_dict()
     there = {
-        name: torch.lerp(begin[name], tensor, share) if tensor.is_floating_point() else tensor
+        name: torch.lerp(begin[name], tensor, fraction) if tensor.is_floating_point() else tensor
         for name, tensor in network.state_dict().items()
     }
     network.load_state_dict(there)
-    return save_model(place, network, dataclasses.replace(card, data=f"{card.data}; {share:.0%} of the way"))
+    return save_model(
+        place, network, dataclasses.replace(card, data=f"{card.data}; {fraction:.0%} of the way")
+    )

@@ -66,7 +66,7 @@ def choose(
     spec: ExportSpec,
     cache: EngineCache,
     device: str = "cpu",
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = lambda stage, fraction: None,
 ) -> Choice:
     """The fastest runtime whose results are torch's, from the cache where it was measured before.
 
@@ -93,8 +93,8 @@ def choose(
     for runtime, precision in CANDIDATES[device.split(":")[0]]:
         name = f"{runtime} {precision}"
 
-        def told(stage: str, share: float, name: str = name) -> None:
-            progress(f"{stage} {name}", share)
+        def told(stage: str, fraction: float, name: str = name) -> None:
+            progress(f"{stage} {name}", fraction)
 
         wanted = dataclasses.replace(spec, precision=precision)
         try:

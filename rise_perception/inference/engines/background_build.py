@@ -61,7 +61,7 @@ class BackgroundBuild:
         finish: called once, when the builder has ended; raises nothing. Until it returns, the build goes on.
 
     Attributes:
-        stage, share: how far it is; the share is NaN where the builder does not tell.
+        stage, fraction: how far it is; the fraction is NaN where the builder does not tell.
         outcome: None while it runs.
 
     Raises:
@@ -71,7 +71,7 @@ class BackgroundBuild:
     def __init__(
         self, folder: Path, spec: ExportSpec, runtime: str, cache: Path, device: str, finish: Finish
     ) -> None:
-        self.stage, self.share = "start", math.nan
+        self.stage, self.fraction = "start", math.nan
         self.outcome: Outcome | None = None
         self._started = time.monotonic()
         self._finish = finish
@@ -136,7 +136,7 @@ class BackgroundBuild:
             if "outcome" in told:
                 outcome = Outcome(**told["outcome"])
             else:
-                self.stage, self.share = told["stage"], float(told["share"])
+                self.stage, self.fraction = told["stage"], float(told["fraction"])
         status = self._process.wait()
         reader.join()
         if outcome is None:
@@ -153,8 +153,8 @@ def build(job: dict[str, object], say: Callable[[dict[str, object]], None]) -> O
     from rise_perception.inference.engines.cache import EngineCache
     from rise_perception.network.checkpoint import load_model
 
-    def progress(stage: str, share: float) -> None:
-        say({"stage": stage, "share": share})
+    def progress(stage: str, fraction: float) -> None:
+        say({"stage": stage, "fraction": fraction})
 
     fields = dict(job["spec"])  # type: ignore[call-overload]
     fields["size"], fields["image"] = tuple(fields["size"]), tuple(fields["image"])

@@ -114,7 +114,7 @@ def build_engine(
     spec: ExportSpec,
     runtime: str,
     cache: EngineCache,
-    progress: Progress = lambda stage, share: None,
+    progress: Progress = lambda stage, fraction: None,
     device: str = "cpu",
 ) -> Built:
     """Load the engine from the cache, or export and build it; either way compare it with torch.

@@ -34,7 +34,7 @@ class Limits:
 
     Attributes:
         mask_iou: least mean IoU of masks.
-        found: least share of torch's instances that are found again.
+        found: least fraction of torch's instances that are found again.
         boxes: largest mean difference of box coordinates, as a fraction of the input.
         scores: largest mean difference of class probabilities.
         embeddings: least mean cosine of embeddings.

@@ -16,7 +16,7 @@ from rise_perception.inference.postprocess import DecodedQueries
 if TYPE_CHECKING:  # an exported file is served without torch
     from torch import nn
 
-#: Told (stage, share done in [0, 1] or NaN where the builder does not tell).
+#: Told (stage, fraction done in [0, 1] or NaN where the builder does not tell).
 Progress = Callable[[str, float], None]
 
 

@@ -27,7 +27,7 @@ THRESHOLD_COST = 0.01
 VIEWS = 12
 
 #: A picture with (H, W) bool where nothing is known.
-Judge = tuple[LabelledImage, np.ndarray]
+EvaluationPicture = tuple[LabelledImage, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,29 @@ class Verdict:
         return (self.ap + self.ap50) / 2
 
 
-def predict(model: Path, judges: Sequence[Judge], classes: tuple[str, ...], device: str) -> list[ImagePair]:
+def predict(
+    model: Path, pictures: Sequence[EvaluationPicture], classes: tuple[str, ...], device: str
+) -> list[ImagePair]:
     """What a model finds on pictures, beside their truth.
 
     Args:
         model: its folder.
-        judges: the pictures; predictions that lie mostly on what nobody knows do not count.
+        pictures: predictions that lie mostly on what nobody knows do not count.
         classes: names of the pictures' classes.
         device: where the network runs.
     """
-    return predicted_by(Segmenter.load(model, device, LOWEST_SCORE), judges, classes)
+    return predicted_by(Segmenter.load(model, device, LOWEST_SCORE), pictures, classes)
 
 
 def predicted_by(
     segmenter: Callable[[np.ndarray, np.ndarray | None], Instances],
-    judges: Sequence[Judge],
+    pictures: Sequence[EvaluationPicture],
     classes: tuple[str, ...],
 ) -> list[ImagePair]:
-    """:func:`predict` with a segmenter, or with whatever stands in for one; asked in the judges' order."""
+    """:func:`predict` with a segmenter, or with whatever stands in for one; asked in the pictures' order."""
     items = [name for name in classes if category_name(name) != CONTAINER]
     pairs = []
-    for sample, ignored in judges:
+    for sample, ignored in pictures:
         try:
             predicted = regions_of(segmenter(sample.image, sample.depth))
         except ModelError:  # depth that is all holes
@@ -117,9 +119,9 @@ def verdict(pairs: list[ImagePair], threshold: float | None = None) -> Verdict:
     return Verdict(ap, ap50, at_threshold, chosen, count(above(pairs, chosen)), classes, pairs)
 
 
-def views(judge: Judge, seed: int) -> list[Judge]:
-    """Views of one picture, turned, scaled and coloured a little: all that judges where nothing else is."""
-    sample, ignored = judge
+def views(only: EvaluationPicture, seed: int) -> list[EvaluationPicture]:
+    """Views of one picture, turned, scaled and coloured a little, for where nothing is held out."""
+    sample, ignored = only
     torch.manual_seed(seed)
     geometry, colour = GeometricAugmentation((0.85, 1.2), rotation=6.0), WeakColour()
     found = []
