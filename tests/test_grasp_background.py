@@ -91,6 +91,7 @@ def test_what_lay_in_too_many_totes_is_not_known_and_never_ground() -> None:
     assert background is not None
     y, x = ITEMS[1]
     assert (background.depth[y + 3 : y + 17, x + 3 : x + 17] == 0).all()
+    assert not background.is_all(frame((1,), 5))  # nobody knows what is ground there
 
 
 def test_only_an_empty_tote_is_one() -> None:

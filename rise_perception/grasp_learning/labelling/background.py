@@ -27,9 +27,8 @@ MIN_TOTES, MAX_TOTES = 3, 10
 SAME_DEPTH, SAME_COLOUR = 0.006, 25.0
 #: Share of the pixels of a mask whose background is known, and of these that show it.
 MIN_KNOWN, MIN_SHOWN = 0.5, 0.7
-#: Share of a picture's pixels whose background is known, from which a tote can be said to be empty; and of
-#: what would be an item.
-PICTURE_KNOWN, SMALLEST_ITEM = 0.8, 0.0005
+#: Share of a picture that would be an item.
+SMALLEST_ITEM = 0.0005
 
 #: Masks whose intersection over union is higher are of one thing, and so many things are kept.
 ALIKE, MAX_PLACES = 0.5, 20
@@ -59,10 +58,9 @@ class Background:
         """Whether a frame shows the empty place for certain: nothing stands or lies before the background."""
         if frame.depth is None or frame.depth.shape != self.depth.shape:
             return False
-        shown, known = self._shown(frame)
-        if known.mean() < PICTURE_KNOWN:
-            return False
-        other = cv2.morphologyEx((~shown & known).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        # Where the background is not known, an item may have lain in the totes that it was learned from.
+        shown, _ = self._shown(frame)
+        other = cv2.morphologyEx((~shown).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         count, _, statistics, _ = cv2.connectedComponentsWithStats(other)
         return count == 1 or statistics[1:, cv2.CC_STAT_AREA].max() < SMALLEST_ITEM * other.size
 
