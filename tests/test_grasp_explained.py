@@ -97,3 +97,13 @@ def test_a_neighbour_that_was_nudged_is_no_part_of_the_item() -> None:
     assert nudged.cause != Cause.OVER_SEGMENTED
     both = labels(seen(item=(first, CLEAR), other=(second, CLEAR)), predicted=touching)
     assert (both.verdict, both.cause) == (Verdict.CORRECTED, Cause.OVER_SEGMENTED)
+
+
+def test_two_neighbours_that_left_together_are_no_item_that_was_predicted_as_two() -> None:
+    """One reported, two gone, side by side: together they are less convex than each."""
+    corner = np.zeros((HEIGHT, WIDTH), np.uint16)
+    corner[25:65, 20:40], corner[50:65, 40:90] = 1, 2
+    first, second = corner == 1, corner == 2
+    found = labels(seen(item=(first, CLEAR), other=(second, CLEAR)), predicted=corner)
+    assert (found.verdict, found.cause) == (Verdict.REJECTED, Cause.AMBIGUOUS)
+    assert not found.teaches

@@ -172,22 +172,22 @@ def test_models_are_measured_on_the_same_labels(
     known = []
     for number, e in enumerate((flat, deep)):
         (mask,) = label_episode(e).masks
-        known.append((e, [ItemMask.of(f"item {number}", mask)], None, "tote"))
+        known.append((e, [ItemMask.of(f"item {number}", mask)], {}, "tote"))
     anchors = measure_anchors(tiny_depth_model, data)
     colour = measure(tiny_model, anchors, known)
     depth = measure(tiny_depth_model, anchors, known)
     assert len(colour.heldout) == len(depth.heldout) == 2
     # One item in two frames is one witness, with the mean of both.
     (image, (item,), _, scene), (other, *_) = known
-    twice = measure(tiny_depth_model, anchors, [(image, [item], None, scene), (other, [item], None, scene)])
+    twice = measure(tiny_depth_model, anchors, [(image, [item], {}, scene), (other, [item], {}, scene)])
     assert twice.heldout.tolist() == pytest.approx([depth.heldout.mean()])
     assert depth.heldout[0] == 0.0
     assert 0 <= depth.anchor_ap <= 1
     # Who finds nothing on a refuted mask is right; no witness is both.
     bare = np.zeros(image.before.frame.image.shape[:2], bool)
     bare[:3, :3] = True
-    refuted = measure(tiny_depth_model, anchors, [(image, [], bare, scene)])
-    assert refuted.heldout.tolist() == [1.0]
+    refuted = measure(tiny_depth_model, anchors, [(image, [], {"wall": bare}, scene)] * 2)
+    assert refuted.heldout.tolist() == [1.0]  # one wall in two frames
 
 
 def test_bolder_scores_win_nothing(tmp_path: Path, tiny_model: Path) -> None:
@@ -201,7 +201,7 @@ def test_bolder_scores_win_nothing(tmp_path: Path, tiny_model: Path) -> None:
     save_model(tmp_path / "bold", network, card)
     seen = episode(picture(1, 2, 3), picture(2, 3, seed=1))
     (mask,) = label_episode(seen).masks
-    known = [(seen, [ItemMask.of("item", mask)], None, "tote")]
+    known = [(seen, [ItemMask.of("item", mask)], {}, "tote")]
     heldout = []
     for folder in (tiny_model, tmp_path / "bold"):
         heldout.append(measure(folder, measure_anchors(folder, data), known).heldout_mean)

@@ -333,7 +333,7 @@ def test_an_update_starts_from_the_parent_ends_in_its_budget_and_can_be_stopped(
     # A step of this network takes milliseconds; the budget is of seconds.
     monkeypatch.setattr(EpisodeTrainer, "step", slow)
     said: list[Progress] = []
-    anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries(), {})
+    anchors, source = (str(write_data(tmp_path)),), (episodes, episodes.entries(), {}, None)
     serving = parent.serving()
     short = UpdateConfig(iterations=50, seconds=1.0, batch=2, episode_batch=2)
     card, steps = train_candidate(short, serving, anchors, source, tmp_path / "c", said.append, Event())

@@ -29,6 +29,10 @@ CLEARLY = 2.0
 OPENED = 0.75
 #: Predictions that one item may have been split into.
 MAX_PARTS = 3
+#: Two halves of an item may be more convex than it is by so much (area over that of the convex hull), and lie
+#: so many metres apart in the median. Of 18 items that were predicted in halves one is beyond, of 24 pairs of
+#: neighbours that left together two are within.
+LESS_CONVEX, SAME_HEIGHT = 0.1, 0.02
 #: The part of a merged prediction that stayed has to be seen to have stayed, to this fraction.
 SEEN_TO_STAY = 0.4
 #: An item that is larger than this fraction of the picture is a tray, a shadow, or a mistake.
@@ -116,7 +120,7 @@ class _Case:
     """One episode whose frames can be compared."""
 
     def __init__(self, change: Change, before: Observation, grasp: Grasp) -> None:
-        self.change, self.grasp = change, grasp
+        self.change, self.grasp, self.depth = change, grasp, before.frame.depth
         self.removed = list(pieces(change.removed))
         self.added = list(pieces(change.added))
         found = before.instances
@@ -252,6 +256,8 @@ class _Case:
         if len(parts) > 1 and len(parts) == len(touched):
             if any(np.median(self.change.evidence[part]) < CLEARLY for part in parts):
                 return _rejected(Cause.AMBIGUOUS, "a part of what was predicted as several hardly differs")
+            if not self._is_one_shape(item, parts):
+                return _rejected(Cause.AMBIGUOUS, "what left is no simpler in shape than what was predicted")
             reason = f"the item was predicted as {len(parts)}"
             return _Found(Verdict.CORRECTED, Cause.OVER_SEGMENTED, reason, (item,))
         if len(parts) == 1 and len(touched) == 1:
@@ -264,6 +270,19 @@ class _Case:
                 return _Found(Verdict.CORRECTED, Cause.UNDER_SEGMENTED, reason, (item,))
             return _rejected(Cause.AMBIGUOUS, "a part of the prediction left, and the rest cannot be judged")
         return _rejected(Cause.AMBIGUOUS, "the change fits no prediction, and several touch it")
+
+    def _is_one_shape(self, item: np.ndarray, parts: list[np.ndarray]) -> bool:
+        """False when two items may have left in place of one that was predicted as several.
+
+        Halves of an item are together about as convex as each alone, and about as high.
+        """
+        if _solidity(item) < float(np.mean([_solidity(part) for part in parts])) - LESS_CONVEX:
+            return False
+        if self.depth is None:
+            return True
+        heights = [self.depth[part & (self.depth > 0)] for part in parts]
+        middles = [float(np.median(height)) for height in heights if len(height)]
+        return not middles or max(middles) - min(middles) <= SAME_HEIGHT
 
     # -- pieces and predictions --------------------------------------------------------------------
 
@@ -319,3 +338,12 @@ class _Case:
         """True when something appeared next to the item: a neighbour slid, and the change is of both."""
         near = cv2.dilate(item.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
         return any((p & near).any() and p.sum() > 0.1 * item.sum() for p in self.added)
+
+
+def _solidity(mask: np.ndarray) -> float:
+    """Area of a mask (H, W) bool over that of its convex hull, in whole pixels."""
+    points = np.argwhere(mask)[:, ::-1].astype(np.int32)
+    if not len(points):
+        return 1.0
+    hull = cv2.fillConvexPoly(np.zeros(mask.shape, np.uint8), cv2.convexHull(points), 1)
+    return float(len(points) / max(1, int(hull.sum())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,11 @@ DRAWS = 4000
 SAME_MASK = 0.5
 #: Rounds and prior of the calibration; Newton's method converges in less.
 ROUNDS, PRIOR = 25, 1e-3
+
+
+#: A held-out episode, the items that are known in its frame before, masks (H, W) bool that are certainly none
+#: (by a name that a mask shares with others of the same thing), and the scene.
+Interaction = tuple[Episode, Sequence[ItemMask], Mapping[str, np.ndarray], str]
 
 
 @dataclass(frozen=True)
@@ -239,7 +244,7 @@ def measure_anchors(folder: Path, anchors: str | Path | LabelledImages, device: 
 def measure(
     folder: Path,
     anchors: AnchorFigures,
-    interactions: Iterable[tuple[Episode, Sequence[ItemMask], np.ndarray | None, str]],
+    interactions: Iterable[Interaction],
     device: str = "cpu",
 ) -> Measured:
     """Measure a model on held-out interactions.
@@ -247,14 +252,13 @@ def measure(
     Args:
         folder: of the model.
         anchors: its figures on the anchors, which calibrate its scores.
-        interactions: the held-out episodes, with the items that are known in their frames before, the mask
-            that the grasp has refuted (H, W) bool, or None, and the scene.
+        interactions: the held-out episodes.
         device: where the network runs.
     """
     # All guesses: what a threshold hides depends on the very boldness that must not count.
     segmenter = Segmenter.load(folder, device, LOWEST_SCORE)
     found: dict[tuple[str, str], list[float]] = {}
-    for number, (episode, items, refuted, scene) in enumerate(interactions):
+    for episode, items, refuted, scene in interactions:
         frame = episode.before.frame
         try:
             instances = segmenter(frame.image, frame.depth)
@@ -264,9 +268,9 @@ def measure(
         masks = [item.unpacked() for item in items]
         for item, quality in zip(items, qualities(masks, instances, chances), strict=True):
             found.setdefault((scene, item.item), []).append(quality)
-        if refuted is not None:
-            (quality,) = qualities([refuted], instances, chances, at_least=SAME_MASK)
-            found[scene, f"refuted {number}"] = [1 - quality]
+        empty = qualities(refuted.values(), instances, chances, at_least=SAME_MASK)
+        for name, quality in zip(refuted, empty, strict=True):
+            found.setdefault((scene, f"refuted {name}"), []).append(1 - quality)
     # The same item in ten frames is not ten witnesses.
     heldout = np.array([float(np.mean(values)) for values in found.values()])
     return Measured(anchors, heldout, tuple(scene for scene, _ in found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,16 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-import numpy as np
-
 from rise_perception.core.errors import DataError, ModelError
+from rise_perception.core.frame import Frame
 from rise_perception.data.coco import CocoDataset
 from rise_perception.data.sources import open_labelled
-from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
+from rise_perception.grasp_learning.labelling.background import (
+    MAX_TOTES,
+    FalsePlaces,
+    find_false_places,
+    learn_background,
+)
 from rise_perception.grasp_learning.labelling.failures import refuted_mask
 from rise_perception.grasp_learning.labelling.label_propagation import (
-    ItemMask,
     KnownItems,
     beside,
     known_items,
@@ -29,6 +33,7 @@ from rise_perception.grasp_learning.update.config import LearnerConfig
 from rise_perception.grasp_learning.update.gate import (
     AnchorFigures,
     GateDecision,
+    Interaction,
     Measured,
     gate_candidate,
     measure,
@@ -205,7 +210,8 @@ class OnlineLearner(ServingVersions):
         if iterations:
             budget = dataclasses.replace(budget, iterations=iterations)
         with self.models.workplace() as place:
-            source = (self.episodes, training, self._known(training, heldout=False))
+            known = self._known(training, heldout=False)
+            source = (self.episodes, training, known, self._false_places(training))
             try:
                 card, steps = train_candidate(
                     budget, base, self.config.anchors, source, place, report, stop, self.config.device
@@ -272,12 +278,14 @@ class OnlineLearner(ServingVersions):
         """
         serving, base = self.models.serving(), self.models.base()
         first = self._anchors(base.folder, base.version, stop)
-        before = self._measured(serving.folder, self._anchors(serving.folder, serving.version, stop), heldout)
+        places = self._false_places(heldout)
+        anchors = self._anchors(serving.folder, serving.version, stop)
+        before = self._measured(serving.folder, anchors, heldout, places)
         looks = self.memory.looks + 1
         for drawn in range(1 + DRAWN_BACK):
             if drawn:
                 card = interpolate_weights(place, base, PART_OF_THE_WAY)
-            candidate = self._measured(place, self._anchors(place, "", stop), heldout)
+            candidate = self._measured(place, self._anchors(place, "", stop), heldout, places)
             if stop.is_set():
                 raise Stopped
             checked = None
@@ -319,8 +327,10 @@ class OnlineLearner(ServingVersions):
             self._checked_ap[key] = measure_anchors(model.folder, self._checked, self.config.device).ap
         return self._checked_ap[key]
 
-    def _measured(self, folder: Path, anchors: AnchorFigures, heldout: list[Entry]) -> Measured:
-        return measure(folder, anchors, self._read(heldout), self.config.device)
+    def _measured(
+        self, folder: Path, anchors: AnchorFigures, heldout: list[Entry], places: FalsePlaces | None
+    ) -> Measured:
+        return measure(folder, anchors, self._read(heldout, places), self.config.device)
 
     def heldout(self) -> list[Entry]:
         """The episodes that judge, the newest first."""
@@ -363,13 +373,28 @@ class OnlineLearner(ServingVersions):
         side = [e for e in every if self.scenes.holds_out(e) == heldout and not self._check.contradicts(e)]
         return known_items(self.episodes, beside(side, chosen))
 
-    def _read(
-        self, entries: list[Entry]
-    ) -> Iterator[tuple[Episode, Sequence[ItemMask], np.ndarray | None, str]]:
+    def _read(self, entries: list[Entry], places: FalsePlaces | None) -> Iterator[Interaction]:
         known = self._known(entries, heldout=True)
         for entry in entries:
             episode, labels = self.episodes.read(entry)
-            yield episode, known[entry.id].before, refuted_mask(episode, labels), self.scenes.scene(entry)
+            certain = known[entry.id].before
+            seen = {} if places is None else places.in_frame(episode.before.frame)
+            refuted = {f"place {number}": mask for number, mask in seen.items()}
+            if (mask := refuted_mask(episode, labels)) is not None:
+                refuted[entry.id] = mask
+            yield episode, certain, refuted, self.scenes.scene(entry)
+
+    def _false_places(self, entries: list[Entry]) -> FalsePlaces | None:
+        """Where the background has been taken for items in these episodes; None where it is not known."""
+        last = {self.scenes.scene(entry): entry for entry in self._believed(self._entries())}
+        frames: list[Frame] = []
+        for entry in list(last.values())[-MAX_TOTES:]:
+            with contextlib.suppress(DataError):  # damaged, or evicted a moment ago
+                frames.append(self.episodes.read(entry)[0].after.frame)
+        background = learn_background(frames)
+        if background is None:
+            return None
+        return find_false_places(background, (self.episodes.read(e)[0].before for e in reversed(entries)))
 
     # -- what is remembered ------------------------------------------------------------------------
 

@@ -4,7 +4,8 @@ What an episode shows for certain becomes a target. What was predicted there, an
 an identity in both frames and teaches the embeddings; its mask is a guess and no target. Everything else in
 the picture is unknown: neither an object nor background. The robot goes along as an object of its own
 identity, so that it stays where it is in the picture, whatever is done to that: nothing is learned there. So
-does a mask that a failed grasp has refuted: there, it is learned that nothing is.
+does a mask that a failed grasp has refuted, or that shows what stands in every tote: there, it is learned
+that nothing is. So it is all over the picture of a tote that is known to be empty.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
+from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.data.coco import LabelledImage
 from rise_perception.grasp_learning.capture.episode import Episode
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
+from rise_perception.grasp_learning.labelling.background import FalsePlaces
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels
 from rise_perception.grasp_learning.labelling.failures import refuted_mask
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
@@ -35,6 +38,8 @@ FIRST_UNMOVED = 500_000
 ROBOT = FIRST_PASTED - 1
 #: The identity of a mask that shows no object.
 NOTHING = FIRST_PASTED - 2
+#: The identity of a whole picture in which no object is.
+BARE = FIRST_PASTED - 3
 #: A refuted mask of which more than this fraction lies on known items refutes nothing any more.
 ON_ITEMS = 0.1
 #: A picture whose brightness varies by less (standard deviation, of 255) shows nothing.
@@ -81,6 +86,7 @@ class EpisodeImages:
         network: class names, and whether depth is wanted.
         known: the items that are certain in their frames; see
             :mod:`rise_perception.grasp_learning.labelling.label_propagation`.
+        places: where the background has been taken for items; None where that is not known.
     """
 
     def __init__(
@@ -89,8 +95,10 @@ class EpisodeImages:
         entries: list[Entry],
         network: NetworkConfig,
         known: Mapping[str, KnownItems],
+        places: FalsePlaces | None = None,
     ) -> None:
         self.store, self.entries, self.network, self.known = store, entries, network, known
+        self.places = places
         self._last: tuple[Entry, tuple[Episode, EpisodeLabels]] | None = None
 
     def __len__(self) -> int:
@@ -101,10 +109,12 @@ class EpisodeImages:
         entry, episode, episode_labels = self._read(index)
         before, after = self._certain(entry, episode)
         if index % 2:
-            return self._image(f"{entry.id} after", episode, False, after)
-        unmoved = _unmoved(episode, episode_labels, self.network, before[0])
+            false = self._false(episode.after.frame, after[0])
+            return self._image(f"{entry.id} after", episode, False, after, false)
+        unmoved = self._unmoved(episode, episode_labels, before[0])
         refuted = _refuted(episode, episode_labels, before[0])
-        return self._image(f"{entry.id} before", episode, True, before, unmoved, refuted)
+        false = self._false(episode.before.frame, before[0])
+        return self._image(f"{entry.id} before", episode, True, before, unmoved, refuted, false)
 
     def after(self, index: int) -> LabelledImage | None:
         """The frame after of a frame before, with what is known there and what has not moved."""
@@ -112,7 +122,7 @@ class EpisodeImages:
             return None
         entry, episode, episode_labels = self._read(index)
         before, after = self._certain(entry, episode)
-        masks, ids, classes = _unmoved(episode, episode_labels, self.network, before[0])
+        masks, ids, classes = self._unmoved(episode, episode_labels, before[0])
         height, width = masks.shape[1:]
         moved = [
             cv2.warpAffine(
@@ -130,7 +140,7 @@ class EpisodeImages:
         before, _ = self._certain(entry, episode)
         own = [part[: len(episode_labels.masks)] for part in before]
         image = self._image(f"{entry.id} before", episode, True, (own[0], own[1], own[2]))
-        items = (image.ids != ROBOT) & (image.ids != NOTHING)
+        items = ~np.isin(image.ids, (ROBOT, NOTHING, BARE))
         return replace(image, masks=image.masks[items], classes=image.classes[items], ids=image.ids[items])
 
     def _certain(self, entry: Entry, episode: Episode) -> tuple[_Objects, _Objects]:
@@ -146,6 +156,28 @@ class EpisodeImages:
             there = np.stack(masks) if masks else _none(episode)[0]
             found.append((there, ids, np.array(kinds, np.int64)))
         return found[0], found[1]
+
+    def _unmoved(self, episode: Episode, labels: EpisodeLabels, certain: np.ndarray) -> _Objects:
+        """Predictions that look the same in the frame after, but those of the background."""
+        masks, ids, classes = _unmoved(episode, labels, self.network, certain)
+        if self.places is None or not len(masks):
+            return masks, ids, classes
+        kept = ~np.array(self.places.background.is_behind(list(masks), episode.before.frame))
+        return masks[kept], ids[kept], classes[kept]
+
+    def _false(self, frame: Frame, certain: np.ndarray) -> _Objects:
+        """Where nothing stands in a frame that was taken for an item in some, and no ``certain`` item is.
+
+        Of an empty tote, the whole picture.
+        """
+        taken = certain.any(axis=0) if len(certain) else np.zeros(frame.image.shape[:2], bool)
+        found = [] if self.places is None else list(self.places.in_frame(frame).values())
+        masks = [mask for mask in found if (mask & taken).sum() <= ON_ITEMS * mask.sum()]
+        ids = [NOTHING] * len(masks)
+        if self.places is not None and not taken.any() and self.places.background.is_all(frame):
+            masks, ids = [*masks, np.ones_like(taken)], [*ids, BARE]
+        there = np.stack(masks) if masks else np.zeros((0, *taken.shape), bool)
+        return there, np.array(ids, np.int64), np.zeros(len(masks), np.int64)
 
     def _read(self, index: int) -> tuple[Entry, Episode, EpisodeLabels]:
         """An episode; both its frames are asked for one after the other."""

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from rise_perception.core.errors import ConfigError
 from rise_perception.grasp_learning.capture.episode_store import Entry, EpisodeStore
+from rise_perception.grasp_learning.labelling.background import FalsePlaces
+from rise_perception.grasp_learning.labelling.failures import LARGEST
 from rise_perception.grasp_learning.labelling.label_propagation import KnownItems
 from rise_perception.grasp_learning.update.model_store import StoredModel
 from rise_perception.grasp_learning.update.scenes import (
+    BARE,
     NOTHING,
     ROBOT,
     EpisodeImages,
@@ -171,10 +174,11 @@ class EpisodeTrainer(Trainer):
     def losses(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
         """See :meth:`rise_perception.training.trainer.Trainer.losses`; the robot is no target."""
         robots = {i: t.masks[t.ids == ROBOT] for i, t in enumerate(batch.targets)}
-        refuted = {i: t.of(t.ids == NOTHING) for i, t in enumerate(batch.targets)}
+        nothing = [(t.ids == NOTHING) | (t.ids == BARE) for t in batch.targets]
+        refuted = {i: t.of(empty) for i, (t, empty) in enumerate(zip(batch.targets, nothing, strict=True))}
         self._robots = {i: masks.any(0) for i, masks in robots.items() if len(masks)}
         self._refuted = {i: targets for i, targets in refuted.items() if len(targets)}
-        items = [t.of((t.ids != ROBOT) & (t.ids != NOTHING)) for t in batch.targets]
+        items = [t.of((t.ids != ROBOT) & ~empty) for t, empty in zip(batch.targets, nothing, strict=True)]
         losses, values = super().losses(replace(batch, targets=items))
         assert self._seen is not None  # `predictions` has run
         losses["refuted"] = refuted_loss(self._seen, self._refuted, items)
@@ -217,7 +221,8 @@ def refuted_loss(outputs: QueryOutputs, refuted: Mapping[int, Targets], known: l
 
     Args:
         outputs: predictions on all images of a batch.
-        refuted: image -> its refuted masks.
+        refuted: image -> its refuted masks; where one is the bare place, all queries but the largest, which
+            may be of the container.
         known: the objects of each image; queries on them are judged elsewhere.
 
     Returns:
@@ -225,11 +230,14 @@ def refuted_loss(outputs: QueryOutputs, refuted: Mapping[int, Targets], known: l
     """
     loss = outputs.logits.sum() * 0.0
     for image, masks in refuted.items():
+        whole = masks.ids == BARE
         for stage in [*outputs.auxiliary, outputs]:
             boxes = stage.boxes[image].detach().float()
-            overlap, _ = iou_and_giou(to_corners(boxes)[:, None], to_corners(masks.boxes)[None])
-            repeats = (overlap > REPEATS).any(1) & ~is_judged(boxes, known[image].boxes)
-            logits = stage.logits[image][repeats].float()
+            overlap, _ = iou_and_giou(to_corners(boxes)[:, None], to_corners(masks.boxes[~whole])[None])
+            repeats = (overlap > REPEATS).any(1)
+            if whole.any():
+                repeats |= boxes[:, 2:].prod(-1) < LARGEST
+            logits = stage.logits[image][repeats & ~is_judged(boxes, known[image].boxes)].float()
             loss = loss + focal_loss(logits, torch.zeros_like(logits)).sum() / REPEATERS
     return loss / max(1, len(refuted))
 
@@ -318,7 +326,7 @@ def train_candidate(
     config: UpdateConfig,
     parent: StoredModel,
     anchors: tuple[str, ...],
-    episodes: tuple[EpisodeStore, list[Entry], Mapping[str, KnownItems]],
+    episodes: tuple[EpisodeStore, list[Entry], Mapping[str, KnownItems], FalsePlaces | None],
     out: Path,
     report: Callable[[Progress], None],
     stop: Event,
@@ -336,8 +344,8 @@ def train_candidate(
     full = training_config(config, parent, anchors, out)
     trainer = EpisodeTrainer(full, "learner", device, config.seconds, config.parameters)
     trainer.network.train()
-    store, entries, known = episodes
-    images = EpisodeImages(store, entries, full.network, known)
+    store, entries, known, places = episodes
+    images = EpisodeImages(store, entries, full.network, known, places)
     mean, step = float("nan"), 0
     for batch in with_plain_errors(training_loader(EpisodeScenes(full, images), 0)):
         loss = trainer.step(batch)["total"]
