@@ -77,7 +77,7 @@ class Plan:
     seed: int = 0
     steps: ReferringSteps = field(
         default_factory=lambda: ReferringSteps(
-            kind_epochs=20, kind_rate=5e-4, epochs=4, rate=2e-4, pixels=0.0, threads=1
+            kind_epochs=20, kind_rate=2e-4, epochs=1, rate=5e-5, pixels=0.0, threads=1
         )
     )
 

@@ -16,6 +16,7 @@ from rise_perception.core.instances import Instances
 from rise_perception.data.images import write_image
 from rise_perception.language.meaning import resolve
 from rise_perception.language.parser import parse
+from rise_perception.language.things import quantiles
 from rise_perception.referring.answer import Status, Thresholds
 from rise_perception.referring.config import (
     is_referring_training,
@@ -118,6 +119,23 @@ def test_the_order_of_the_instances_changes_no_answer(scene):
     first, _ = head(collate([question(scene, "the leftmost thing", model())], 4))
     second, _ = head(collate([question(other, "the leftmost thing", model())], 4))
     assert torch.allclose(first[0, [*order, 3]], second[0], atol=1e-5)
+
+
+def test_answers_do_without_masks_and_picture(scene):
+    head = model().head
+    with torch.no_grad():
+        head.score.weight.normal_(0, 1)
+    bare = make_scene(*picture(), with_pixels=False)
+    assert bare.masks.size + bare.picture.size < 10
+    one, other = (head(collate([question(s, "the largest red box", model())], 4))[0] for s in (scene, bare))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("count", [1, 2, 17])
+def test_quantiles_are_those_of_numpy(count):
+    values = np.random.default_rng(0).random(count).astype(np.float32)
+    shares = (0.0, 0.1, 0.5, 0.95, 1.0)
+    np.testing.assert_allclose(quantiles(values, shares), np.quantile(values, shares), rtol=1e-6)
 
 
 def test_an_empty_scene_is_answered():

@@ -96,17 +96,15 @@ def learn_from_grasps(
     repeats = max(1, round(SHARE / (1 - SHARE) * len(known) / len(grasped)))
     train_head(model.head, known + repeats * grasped, steps, None, device)
 
-    def figures(judged: ReferringModel) -> dict[str, Any]:
+    def figures(judged: ReferringModel) -> tuple[dict[str, Any], np.ndarray]:
         held = [(part, part.examples(judged, prior, text)) for part in judging]
+        summary, logs = _judge_grasps(judged, held, device)
         checked = validation.examples(judged, prior, text)
         chances = answer_all(judged.head, checked, device)
-        return {
-            **_judge_grasps(judged, held, device),
-            "validation": score(checked, chances, card.thresholds),
-        }
+        return {**summary, "validation": score(checked, chances, card.thresholds)}, logs
 
-    before, after = figures(start), figures(model)
-    better, reason = _verdict(before, after)
+    (before, was), (after, now) = figures(start), figures(model)
+    better, reason = _verdict(before, after, now - was)
     print(reason, file=sys.stderr)
     count = len(grasped)
     taught = f"then {count} grasps of {', '.join(data.grasps)}; seed {steps.seed}"
@@ -166,13 +164,13 @@ def _teach_kinds(
 
 def _judge_grasps(
     model: ReferringModel, held: Sequence[tuple[_Given, list[Example]]], device: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], np.ndarray]:
     """How probable a model finds what was said of grasps that it has not learned from.
 
     Returns:
         ``likelihood``, the mean logarithm; ``likeliest``, share of them where the likeliest item is a right
         one, or is no wrong one; and ``held_out``, their number. Items that the segmenter did not find are
-        left out.
+        left out. Then the logarithm for each.
     """
     logs, hits = [], []
     for part, examples in held:
@@ -185,22 +183,28 @@ def _judge_grasps(
             right = bool(pair.labels)
             logs.append(np.log(np.clip(share if right else 1 - share, _LEAST, 1)))
             hits.append(named == right)
-    return {
+    found = {
         "likelihood": round(float(np.mean(logs)), 4) if logs else float(np.log(_LEAST)),
         "likeliest": round(float(np.mean(hits)), 4) if hits else 0.0,
         "held_out": len(hits),
     }
+    return found, np.array(logs)
 
 
-def _verdict(before: dict[str, Any], after: dict[str, Any]) -> tuple[bool, str]:
-    """Whether the taught model replaces the start, and why."""
+def _verdict(before: dict[str, Any], after: dict[str, Any], gains: np.ndarray) -> tuple[bool, str]:
+    """Whether the taught model replaces the start, and why.
+
+    Its gain has to exceed the gain's standard error: a handful of grasps, some of which the robot may have
+    been told wrong, is soon a little more probable by chance.
+    """
+    error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
     one, other = (found["validation"]["accuracy"] for found in (before, after))
     said = (
         f"{after['held_out']} held-out grasps: log-likelihood {before['likelihood']:.3f} before, "
         f"{after['likelihood']:.3f} after; right item on rehearsal scenes {one:.3f} before, {other:.3f} after"
     )
-    if after["likelihood"] <= before["likelihood"]:
-        return False, f"kept the start: no better on grasps. {said}"
+    if not len(gains) or gains.mean() <= error:
+        return False, f"kept the start: not certainly better on grasps (standard error {error:.3f}). {said}"
     if other < one - FORGOTTEN:
         return False, f"kept the start: it has forgotten. {said}"
     return True, f"learned. {said}"
