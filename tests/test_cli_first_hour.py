@@ -40,10 +40,15 @@ def record(path: Path, scene, depth_topic: str, prefix: str = "/camera", unit: i
 # ---- progress bars and --quiet
 
 
+def without_tqdm_disable() -> dict[str, str]:
+    """The environment without what commands of the tests before have set in this process."""
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+
+
 def on_a_terminal(*arguments: object) -> str:
     """What `rise ...` in a process of its own writes to a terminal as its stderr."""
     command = [sys.executable, "-m", "rise_perception.cli.main", *map(str, arguments)]
-    env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}  # of tests before
+    env = without_tqdm_disable()
     ours, theirs = os.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     child = subprocess.Popen(command, stderr=theirs, stdout=subprocess.DEVNULL, env=env)
@@ -60,13 +65,15 @@ def on_a_terminal(*arguments: object) -> str:
 
 
 @pytest.mark.slow
-def test_progress_is_shown_in_a_terminal_only_and_not_if_it_is_to_be_quiet(rise, tmp_path, scene, tiny_model):
+def test_progress_is_shown_in_a_terminal_only_and_not_if_it_is_to_be_quiet(tmp_path, scene, tiny_model):
     write_image(tmp_path / "a.png", scene[0])
-    predict = ("predict", tmp_path / "a.png", "--out", tmp_path / "out", "--model", tiny_model)
-    assert "1/1" in on_a_terminal(*predict, "--device", "cpu")
-    assert on_a_terminal(*predict, "--device", "cpu", "--quiet") == ""
-    status, out, err = rise(*predict, "--device", "cpu")
-    assert (status, "1 images" in out, err) == (0, True, "")
+    predict = ["predict", tmp_path / "a.png", "--out", tmp_path / "out", "--model", tiny_model]
+    predict += ["--device", "cpu"]
+    assert "1/1" in on_a_terminal(*predict)
+    assert on_a_terminal(*predict, "--quiet") == ""
+    command = [sys.executable, "-m", "rise_perception.cli.main", *map(str, predict)]
+    done = subprocess.run(command, capture_output=True, text=True, env=without_tqdm_disable())
+    assert (done.returncode, "1 images" in done.stdout, done.stderr) == (0, True, "")
 
 
 # ---- rise info --json

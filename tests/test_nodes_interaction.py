@@ -90,9 +90,9 @@ class Cell:
             self.now += SECOND // 10
             self.number += 1
             frame = picture(*self.items, seed=self.number)
-            if arm:
+            if arm:  # elsewhere in each frame, also in those that a slow node gets
                 image = frame.image.copy()
-                image[40:60, 60 + self.number % 3 * 10 :] = 15
+                image[40:60, 60 + self.number % 8 * 8 :] = 15
                 frame = replace(frame, image=image)
             self.graph.send(frame.image, frame.depth, self.now)
             labels = label_map(*self.items)

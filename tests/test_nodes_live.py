@@ -37,7 +37,7 @@ def assert_every_grasp_is_an_episode(run: Path, grasps: int) -> None:
 
 @pytest.mark.slow
 def test_what_a_model_does_not_see_is_tried_where_it_stands_bare(tmp_path: Path, blind_model: Path) -> None:
-    cell = {"seed": 0, "picks": 1, "period": 0.0}
+    cell = {"seed": 5, "picks": 1, "period": 0.0}  # what rises most stands free: no neighbour slides
     live = run_live(tmp_path / "run", str(blind_model), "cpu", cell, None, "test")
     (pick,) = live.picks
     assert pick["success"]
