@@ -16,13 +16,17 @@ def cpu_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def sleep_while_waiting() -> None:
-    """Lets torch's threads sleep while they wait for each other, where the user has not said how they wait.
+#: Turns for which torch's threads spin before they sleep: some microseconds.
+SPIN_COUNT = 3000
+
+
+def spin_briefly() -> None:
+    """Lets torch's threads sleep soon while they wait, where the user has not said how they wait.
 
     By default they spin for milliseconds, which pays only while nothing else wants the cores: on a busy
     machine they use up the time that the thread they wait for needs, and a frame takes seconds instead of
     milliseconds. OpenMP reads this once, so it has to be called before torch is imported; processes that this
     one starts inherit it.
     """
-    if "GOMP_SPINCOUNT" not in os.environ:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))

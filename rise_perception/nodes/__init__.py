@@ -1,6 +1,6 @@
 """ROS 2 nodes; the only room that imports ROS."""
 
-from rise_perception.inference.threads import sleep_while_waiting
+from rise_perception.inference.threads import spin_briefly
 
 # Nodes share the machine with planners and drivers. Here, as some of their modules import torch.
-sleep_while_waiting()
+spin_briefly()
