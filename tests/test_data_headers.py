@@ -71,6 +71,17 @@ def test_compressed_messages_of_too_many_pixels_are_named(side: int) -> None:
             convert(message)
 
 
+def test_a_part_of_a_png_that_claims_gigabytes_is_refused_before_it_is_decoded() -> None:
+    content = png(64)
+    assert check_pixels(content + b"and more, which is nobody's", "a picture") == (64, 64)
+    begin = content.index(b"IDAT") - 4
+    content = content[:begin] + struct.pack(">I", 3_000_000_000) + content[begin + 4 :]
+    with pytest.raises(ImageError, match="said to have 3000000000 bytes"):
+        check_pixels(content, "a picture")
+    with pytest.raises(ImageError, match="said to have 3000000000 bytes"):
+        ros_images.to_rgb8(SimpleNamespace(format="png", data=content))
+
+
 def test_plain_messages_have_a_budget_too() -> None:
     message = SimpleNamespace(
         encoding="mono8", height=20_000, width=20_000, step=20_000, is_bigendian=0, data=b""

@@ -49,6 +49,7 @@ def _size(content: bytes | memoryview) -> tuple[int, int]:
     if head.startswith(_PNG):  # the usual case, without a detour
         if len(head) < 24 or head[12:16] != b"IHDR":
             raise ImageError("cannot be decoded, it begins like a PNG and has no header; copy it again")
+        _check_chunks(content)
         width, height = struct.unpack(">II", head[16:24])
         return height, width
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
@@ -69,6 +70,20 @@ def _size(content: bytes | memoryview) -> tuple[int, int]:
         raise ImageError("it has far more pixels than are decoded; send or store it smaller") from None
     except Exception as error:  # a damaged header, and what a decoder makes of one
         raise ImageError(f"cannot be decoded ({error}); copy it again") from None
+
+
+def _check_chunks(png: bytes | memoryview) -> None:
+    """No chunk may say that it is longer than the file: decoders make room for it first, gigabytes at worst."""
+    begin, kind = len(_PNG), b""
+    while begin + 8 <= len(png) and kind != b"IEND":  # what follows the end is nobody's
+        length, kind = struct.unpack(">I4s", png[begin : begin + 8])
+        follow = max(0, len(png) - begin - 12)
+        if length > follow:
+            raise ImageError(
+                f"cannot be decoded, it was cut off or damaged: a part of it is said to have {length} bytes, "
+                f"and {follow} follow; copy it again"
+            )
+        begin += 12 + length
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
