@@ -73,7 +73,7 @@ def _size(content: bytes | memoryview) -> tuple[int, int]:
 
 
 def _check_chunks(png: bytes | memoryview) -> None:
-    """No chunk may say that it is longer than the file: decoders make room for it first, gigabytes at worst."""
+    """No chunk may say that it is longer than the file: decoders make room for it first, maybe gigabytes."""
     begin, kind = len(_PNG), b""
     while begin + 8 <= len(png) and kind != b"IEND":  # what follows the end is nobody's
         length, kind = struct.unpack(">I4s", png[begin : begin + 8])
