@@ -56,6 +56,7 @@ def test_a_cell_is_measured_before_and_after_its_grasps(rise, cell, tmp_path, mo
     for split in ("train", "val"):
         for suffix in (".json", ".sentences.jsonl"):
             (known.parent / f"{split}{suffix}").write_text((known.parent / f"known{suffix}").read_text())
+    # Eyes finds painted items for certain; one step of training may forget: both are tested for themselves.
     for module in ("benchmarks.refer_grasps", "rise_perception.referring.grasp_training"):
         monkeypatch.setattr(f"{module}.Segmenter.load", lambda *_: Eyes())
     monkeypatch.setattr(grasp_training, "FORGOTTEN", 1.0)

@@ -28,6 +28,7 @@ Rise = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is one, what a CPU does is tested; no test can make a card appear or go."""
     monkeypatch.setattr(quick_start, "shows_gpu", lambda: False)
 
 
