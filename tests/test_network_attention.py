@@ -103,6 +103,23 @@ def test_the_two_forms_agree_in_single_precision_on_a_real_size() -> None:
     torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
 
 
+def test_half_precision_has_the_gradients_of_single() -> None:
+    torch.manual_seed(0)
+    attention = DeformableAttention(32, 4, 2, 4)
+    torch.nn.init.normal_(attention.attention_weights.weight, std=0.3)
+    shapes = [(6, 8), (3, 4)]
+    memory, query, reference = torch.randn(2, 60, 32), torch.randn(2, 10, 32), torch.rand(2, 10, 2, 4)
+    gradients = []
+    for half in (False, True):
+        attention.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            attention(query, reference, memory, shapes, None).float().square().sum().backward()
+        gradients.append([p.grad.clone() for p in attention.parameters() if p.grad is not None])
+    assert len(gradients[1]) == len(gradients[0]) == 8
+    for single, half in zip(*gradients, strict=True):
+        assert (single - half).norm() < 0.1 * single.norm()
+
+
 def test_padding_is_never_seen() -> None:
     torch.manual_seed(0)
     attention = DeformableAttention(32, 4, 1, 2)
