@@ -97,9 +97,8 @@ def _weighted_rows(table: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
 class _WeightedRows(torch.autograd.Function):
     """:func:`_weighted_rows` with a gradient of its own.
 
-    ``embedding_bag`` sorts all indices to add up the gradient of the table: a fifth of a training
-    step on a CPU. That gradient is a sparse matrix, given column by column, times the gradient of the sums: nothing to
-    sort.
+    ``embedding_bag`` sorts all indices to add up the gradient of the table: a fifth of a step on a CPU.
+    As a sparse matrix, known column by column, times the gradient of the sums it needs no sorting.
     """
 
     @staticmethod
