@@ -75,11 +75,12 @@ def measure(
     count = len(labels)
     index_of = np.zeros(max(int(label_map.max(initial=0)), int(labels.max(initial=0))) + 1, np.int32)
     index_of[labels.astype(np.int64)] = np.arange(1, count + 1)
-    owners = index_of[label_map]  # (H, W), 0 = nobody, i + 1 = item i
-    inside = owners > 0
-    fractions = colour_fractions(colour_map(image[inside]), owners[inside], count)
+    owners = index_of.take(label_map)  # (H, W), 0 = nobody, i + 1 = item i
+    inside = np.flatnonzero(owners > 0)  # row numbers: a mask would take seven times as long
+    owned = owners.ravel().take(inside)
+    fractions = colour_fractions(colour_map(image.reshape(-1, 3).take(inside, axis=0)), owned, count)
     boxes, centres = np.zeros((count, 4), np.float32), np.zeros((count, 2), np.float32)
-    areas = np.bincount(owners.ravel(), minlength=count + 1)[1:].astype(np.float32)
+    areas = np.bincount(owned, minlength=count + 1)[1:].astype(np.float32)
     depths, near = np.full(count, np.nan, np.float32), np.full(count, np.nan, np.float32)
     contact = np.zeros((count, count), np.float32)
     reach = max(2, round(_GAP * float(np.hypot(width, height))))
