@@ -45,11 +45,19 @@ def cut_crops(
         part = depth[max(0, top) : top + side, max(0, left) : left + side]
         known = (part > 0) & np.isfinite(part)
         middle = float(np.median(part[mask & known])) if (mask & known).any() else 0.0
-        height = np.where(known & (middle > 0), np.clip((middle - part) / _SPAN, -1, 1), 0)
-        relief = np.round(128 + 127 * height).astype(np.uint8)
+        relief = _relief(np.where(known, part, np.float32(middle)), middle)
         crops[row, ..., 4] = _paste(relief, 128, inside, side)
         crops[row, ..., 5] = _paste(known.view(np.uint8) * np.uint8(255), 0, inside, side)
     return np.ascontiguousarray(crops.transpose(0, 3, 1, 2))
+
+
+def _relief(depth: np.ndarray, middle: float) -> np.ndarray:
+    """(h, w) float32 metres -> (h, w) uint8 height over ``middle``, which is 128; all 128 if that is 0."""
+    if middle <= 0:
+        return np.full(depth.shape, 128, np.uint8)
+    height = depth * np.float32(-127 / _SPAN)
+    height += np.float32(128.5 + 127 * middle / _SPAN)
+    return np.clip(height, 1, 255.5, out=height).astype(np.uint8)
 
 
 def _cut(picture: np.ndarray, left: int, top: int, side: int) -> np.ndarray:
