@@ -25,8 +25,9 @@ INTRODUCTION = """\
 Written by `{command}`, which makes the pictures, teaches and evaluates; the same command goes on after a
 kill.
 
-- {machine}, {date}. Pictures of {width}x{height}, and so the input of what is taught; the shipped models keep
-  theirs. {steps} steps each, all annotated pictures in one round.
+- {machine}, {date}. Pictures of {width}x{height}, and so the input of what is taught, and of the shipped
+  models that it is compared with; those at their own size are rows of their own. {steps} steps each,
+  all annotated pictures in one round.
 - Cells of `rise scenes cell`, seeds {cells}; {empty} pictures of the empty tote. The test pictures show other
   fillings of the same tote; "recoloured" are the same ones with goods of other colours under another lamp.
 - AP and AP50 of the items over all scores. In brackets the 95 % interval of the mean over the cells

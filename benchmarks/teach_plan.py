@@ -33,6 +33,7 @@ class Row:
         recipe: changes to the recipe.
         unlabelled: whether the other pictures of the cell are given without labels.
         taught: False for the shipped model as it is.
+        own_size: its network keeps its input size; otherwise it has that of the taught ones.
     """
 
     group: str
@@ -43,6 +44,7 @@ class Row:
     recipe: dict[str, Any] = field(default_factory=dict)
     unlabelled: bool = False
     taught: bool = True
+    own_size: bool = False
 
     @property
     def start(self) -> str:
@@ -62,6 +64,12 @@ SEEDED = "glm"
 ROWS: dict[str, Row] = {
     "shipped_rgb": Row("start", "shipped RGB model", "rgb", taught=False),
     "shipped_rgbd": Row("start", "shipped RGB-D model", "rgbd", taught=False),
+    "shipped_rgb_own": Row(
+        "start", "shipped RGB model, its own input size", "rgb", taught=False, own_size=True
+    ),
+    "shipped_rgbd_own": Row(
+        "start", "shipped RGB-D model, its own input size", "rgbd", taught=False, own_size=True
+    ),
     "rgb": Row("representations", "RGB", "rgb", "shipped_rgb"),
     "rgbd": Row("representations", "RGB-D", "rgbd", "shipped_rgbd"),
     "glm": Row("representations", "GLMask: grey, L*, M", "glm", "rgb"),

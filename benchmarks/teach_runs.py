@@ -23,6 +23,7 @@ from rise_perception.data.annotated import read_annotated
 from rise_perception.evaluation.coco import coco_scores
 from rise_perception.inference.segmenter import Segmenter, find_model
 from rise_perception.inference.served_model import ServedModel
+from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.network.representation import InputRepresentation
 from rise_perception.simulation.cell import CellSettings
 from rise_perception.simulation.cell_pictures import PictureSettings, write_cell_pictures
@@ -70,7 +71,10 @@ def run_piece(task: Task, piece: Piece) -> dict[str, Any]:
         return dict(json.loads(path.read_bytes()))
     cell, world, row = cell_pictures(task, piece.cell), world_pictures(task), ROWS[piece.row]
     begun = time.monotonic()
-    model = train(task, piece, cell, folder) if row.taught else find_model(row.start)
+    if row.taught:
+        model = train(task, piece, cell, folder)
+    else:
+        model = find_model(row.start) if row.own_size else at_size(find_model(row.start), task.size, folder)
     seconds = time.monotonic() - begun
     depth = row.input.endswith("d")
     segmenter = Segmenter.load(model, "cpu", LOWEST_SCORE)
@@ -108,6 +112,15 @@ def train(task: Task, piece: Piece, cell: Path, folder: Path) -> Path:
     trainer, scenes = prepare_round(config, given, place, given.start, folder, task.steps, 1e9, "fp32")
     trainer.train(scenes, [], lambda fraction: None)
     trainer.write_model()
+    return folder
+
+
+def at_size(model: Path, size: tuple[int, int], folder: Path) -> Path:
+    """Write a model with another input size, the peer of what is taught at that size; returns its folder."""
+    network, card = load_model(model)
+    network.config = replace(network.config, image_size=size)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder, network, card)
     return folder
 
 

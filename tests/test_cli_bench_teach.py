@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.bench_teach import SUMMARY
 from benchmarks.teach_page import page
 from benchmarks.teach_plan import ROWS, Piece, differences, is_needed, plan
-from benchmarks.teach_runs import Task, foreground, teach_config
+from benchmarks.teach_runs import Task, at_size, foreground, teach_config
 from rise_perception.cli.bench import RESEARCH
+from rise_perception.inference.segmenter import find_model
+from rise_perception.network.checkpoint import load_model
 from rise_perception.network.config import REPRESENTATIONS
 
 
@@ -77,6 +80,14 @@ def test_m_at_the_test_is_what_its_kind_says(kind: str):
     found = foreground(truth, kind, 3)
     overlap = (found & truth).sum() / (found | truth).sum() if found.any() else 0.0
     assert (kind, overlap) == ("true", 1.0) or (kind, overlap) == ("absent", 0.0) or 0.4 < overlap <= 0.5
+
+
+def test_the_peer_of_what_is_taught_sees_as_small_pictures(tmp_path: Path):
+    own = load_model(find_model("rise_small_rgb"))[0]
+    small = load_model(at_size(find_model("rise_small_rgb"), (48, 64), tmp_path / "small"))[0]
+    assert (own.config.image_size, small.config.image_size) == ((240, 320), (48, 64))
+    weights = small.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.state_dict().items())
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from tiny import tiny_config
 
 from rise_perception.core.errors import DataError, ModelError
+from rise_perception.core.files import write_json
 from rise_perception.data.annotated import read_annotated
 from rise_perception.data.images import write_image
 from rise_perception.network.build import build_network
-from rise_perception.network.card import ModelCard, file_checksum
+from rise_perception.network.card import ModelCard, file_checksum, read_card
 from rise_perception.network.checkpoint import load_model, save_model
 from rise_perception.teaching import trainer as trainer_module
 from rise_perception.teaching.config import Recipe, TeachConfig, plan_rounds
@@ -95,6 +97,15 @@ def test_a_few_pictures_become_a_model_with_a_page(tmp_path, start):
     page = (tmp_path / "report.html").read_text()
     assert page.count("truth, before, after") >= 3
     assert "What it is worth" in page
+
+
+@pytest.mark.parametrize("kind", ["quality", "focal"])
+def test_scores_go_on_to_learn_what_they_mean_in_the_start(tmp_path, start, kind):
+    _, card = load_model(start)
+    shutil.copytree(start, tmp_path / "start")
+    write_json(tmp_path / "start/card.json", asdict(replace(card, classification=kind)))
+    teach(asked(write_goods(tmp_path), tmp_path / "out", tmp_path / "start"))
+    assert read_card(tmp_path / "out/teach/all").classification == kind
 
 
 def test_a_model_that_is_not_better_is_not_kept(tmp_path, start):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rise_perception.network.card import read_card
 from rise_perception.network.config import NetworkConfig
 from rise_perception.teaching.config import Recipe, Round, TeachConfig
 from rise_perception.teaching.foreground import (
@@ -104,7 +105,8 @@ def round_config(
             workers=0 if config.device == "cpu" else 4,
         ),
         network=network,
-        loss=LossConfig(masks_per_image=16),
+        # Scores go on to mean what they mean in the start.
+        loss=LossConfig(masks_per_image=16, classification=read_card(start).classification),
         sequences=SequenceConfig(objects=recipe.objects),
         self_supervision=SelfSupervisionConfig(teacher="average"),
         optimisation=OptimisationConfig(
