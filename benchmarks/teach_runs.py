@@ -38,6 +38,8 @@ from rise_perception.training.validation import LOWEST_SCORE
 WIDTH, HEIGHT = 160, 120
 EMPTY = 8
 WORLD_SEED = 31
+#: Pictures of the tote worlds that are rehearsed.
+REHEARSED = Recipe.rehearsed
 #: Intersection over union to which M is corrupted at the test.
 CORRUPTED_IOU = 0.5
 #: What M is at the test, beside the network's own.
@@ -138,7 +140,9 @@ def teach_config(task: Task, row: Row, seed: int, cell: Path, folder: Path) -> T
         steps=task.steps,
         with_depth=row.input.endswith("d"),
         seed=seed,
-        recipe=Recipe(precision="fp32", image_size=task.size, collage=collage, **changes),
+        recipe=Recipe(
+            precision="fp32", image_size=task.size, collage=collage, rehearsed=REHEARSED, **changes
+        ),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import teach_runs
 from benchmarks.bench_teach import SUMMARY
 from benchmarks.teach_page import page
 from benchmarks.teach_plan import ROWS, Piece, differences, is_needed, plan
@@ -91,7 +92,8 @@ def test_the_peer_of_what_is_taught_sees_as_small_pictures(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_pieces_are_taught_measured_and_read_again(tmp_path: Path, rise):
+def test_pieces_are_taught_measured_and_read_again(tmp_path: Path, rise, monkeypatch):
+    monkeypatch.setattr(teach_runs, "REHEARSED", 0)  # rendering them takes longer than all the rest
     assert "teach" in RESEARCH
     assert SUMMARY
     rows = ("shipped_rgb", "glm_1")

@@ -124,3 +124,7 @@ def test_the_command_prints_a_table_and_names_what_it_skips(
     assert "none is not there" in said.err
     assert json.loads(out.read_text())[0]["counts"]["items"] == 4
     assert main(["bench", "models", str(model), "--set", f"{folder}:deep"]) == 2
+    assert main(["bench", "models", "rise_small_rgb", "--set", str(folder)]) == 0
+    assert "| table | rise_small_rgb-" in capsys.readouterr().out
+    assert main(["bench", "models", "rise_small", "--set", str(folder)]) == 2
+    assert "shipped are" in capsys.readouterr().err

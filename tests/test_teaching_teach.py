@@ -30,7 +30,7 @@ from rise_perception.teaching.scenes import SHIPPED_BAG, gather_material, shippe
 from rise_perception.teaching.teach import teach
 from rise_perception.teaching.trainer import TeachTrainer, silenced, spread_class_heads
 
-QUICK = Recipe(precision="fp32", average=0.5)
+QUICK = Recipe(precision="fp32", average=0.5, rehearsed=0)
 BLOCKS = [[(10, 10, 34, 34), (50, 20, 80, 44)], [(20, 12, 50, 40)], [(44, 16, 76, 50), (12, 14, 36, 30)]]
 
 

@@ -25,8 +25,8 @@ class Recipe:
         average: decay of the moving average of the weights, which is evaluated and saved.
         real: fraction of the labelled scenes that are the annotated pictures themselves, with objects pasted
             on.
-        rehearsal: fraction that are pictures of the shipped bag, so that nothing is forgotten; the rest are
-            collages.
+        rehearsal: fraction that are pictures of elsewhere, so that less is forgotten; the rest are collages.
+        rehearsed: how many pictures of the tote worlds are rendered for that; 0 takes the shipped bag's.
         objects: most objects pasted on a picture.
         scale: range of the geometric scale factor.
         augmentation: strength of the colour augmentation.
@@ -46,6 +46,7 @@ class Recipe:
     average: float = 0.99
     real: float = 0.5
     rehearsal: float = 0.15
+    rehearsed: int = 144
     objects: int = 4
     scale: tuple[float, float] = (0.8, 1.3)
     augmentation: float = 0.7
@@ -70,6 +71,7 @@ class Recipe:
         bad = self.spoiled + self.absent
         least = min(self.spoiled, self.absent)
         require(least >= 0 and bad <= 1, "recipe.spoiled + absent", bad, "each 0 or more, together at most 1")
+        require(self.rehearsed >= 0, "recipe.rehearsed", self.rehearsed, "0 or more")
         require(self.most_steps >= 1, "recipe.most_steps", self.most_steps, "at least 1")
 
 

@@ -19,7 +19,11 @@ from rise_perception.network.card import ModelCard, read_card
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
 from rise_perception.teaching.config import TeachConfig
 from rise_perception.teaching.evaluation import EvaluationPicture
-from rise_perception.teaching.scenes import Material, gather_material, shipped_pictures
+from rise_perception.teaching.rehearsal import rehearsal_pictures
+from rise_perception.teaching.scenes import Material, gather_material
+
+#: Minutes from which on half a minute of rendering pictures to rehearse is worth it.
+RENDERED_FROM = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def read_given(config: TeachConfig) -> Given:
         pictures,
         tuple(_read_empty(config, with_depth)),
         unlabelled,
-        tuple(_rehearsal(annotated, with_depth, notes)),
+        tuple(_rehearsal(config, annotated, with_depth, notes)),
         region,
         start,
         card,
@@ -139,13 +143,17 @@ def _read_empty(config: TeachConfig, with_depth: bool) -> list[LabelledImage]:
         raise DataError(f"--empty: {error}{remedy}") from error
 
 
-def _rehearsal(annotated: AnnotatedSet, with_depth: bool, notes: list[str]) -> list[LabelledImage]:
+def _rehearsal(
+    config: TeachConfig, annotated: AnnotatedSet, with_depth: bool, notes: list[str]
+) -> list[LabelledImage]:
     """Pictures of elsewhere, their items of the only class of items; none where there are several."""
     items = [k for k, name in enumerate(annotated.classes) if name not in annotated.containers]
     if len(items) > 1:
         notes.append("several classes: no rehearsal, since items of elsewhere are of none of them")
         return []
-    return [replace(r, classes=np.full_like(r.classes, items[0])) for r in shipped_pictures(with_depth)]
+    worth_it = config.steps or config.minutes >= RENDERED_FROM
+    found = rehearsal_pictures(config.recipe.rehearsed if worth_it else 0, with_depth, notes)
+    return [replace(r, classes=np.full_like(r.classes, items[0])) for r in found]
 
 
 def _read_region(path: Path, annotated: AnnotatedSet) -> np.ndarray:
