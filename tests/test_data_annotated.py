@@ -165,3 +165,14 @@ def test_missing_folders_and_label_maps_of_another_size_are_named(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="no JSON"):
         read_annotated(tmp_path / "deep.json")
+
+
+def test_200_pictures_are_read_and_one_more_is_refused_with_the_remedy(tmp_path):
+    names = tuple(f"{k:03d}.png" for k in range(201))
+    for name in names:
+        picture(tmp_path / name)
+    outlines = [outlined(image=f"img-{k}") for k in range(201)]
+    assert len(read_annotated(export(tmp_path, outlines[:200], names[:200])).pictures) == 200
+    remedy = "201 annotated pictures; `rise teach` is for at most 200, `rise train` for more"
+    with pytest.raises(DataError, match=remedy):
+        read_annotated(export(tmp_path, outlines, names))

@@ -99,10 +99,8 @@ def shaded(side: Observation, factor: float, lift: float) -> Observation:
     return replace(side, frame=replace(side.frame, image=image, depth=depth))
 
 
-@pytest.mark.parametrize(("factor", "lift", "unknown"), [(0.55, 0.0, False), (0.55, 0.05, True), (0, 0, True)])
-def test_a_shadow_is_background_and_what_stands_up_or_is_black_is_not_known(
-    tmp_path, factor, lift, unknown
-):
+@pytest.mark.parametrize(("factor", "lift", "unknown"), [(0.55, 0, False), (0.55, 0.05, True), (0, 0, True)])
+def test_a_shadow_is_background_and_what_stands_up_or_is_black_is_not_known(tmp_path, factor, lift, unknown):
     totes = [tote(k, (1, 3), (1,), ()) for k in range(3)]
     totes[0] = [
         replace(grasp, **{name: shaded(getattr(grasp, name), factor, lift) for name in ("before", "after")})

@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         with locked(out), EpisodeStore(args.episodes) as store:
             made = annotate_from_grasps(store, out / WORK / "episodes")
         why = f"; {made.silent} show none for certain (`rise episodes` says why)" if made.silent else ""
-        print(f"{made.grasps} grasps annotate {made.items} items in {made.pictures} pictures{why}", flush=True)
+        print(f"{made.grasps} grasps annotate {made.items} items in {made.pictures} pictures{why}")
         source, empty = made.annotations, empty or made.empty
     config = TeachConfig(
         source=source,

@@ -41,7 +41,7 @@ SPECK = 2e-4
 EMPTIED = 1e-3
 #: From so many totes on the median of their last frames shows an emptied one, whatever was left in some.
 ENOUGH_TOTES = 3
-#: What lies within this many metres, and this fraction of the distance, of the emptied tote does not stand up.
+#: What is nearer than the emptied tote by less metres than this, and this fraction of the distance, is flat.
 FLAT_DEPTH, FLAT_FRACTION = 0.006, 0.008
 #: A shadow scales a colour by a factor in between, and leaves its hue: the rest of the change is at most so
 #: many of 255.

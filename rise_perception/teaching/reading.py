@@ -17,6 +17,7 @@ from rise_perception.inference.reference_folder import newest
 from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, find_model
 from rise_perception.network.card import ModelCard, read_card
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
+from rise_perception.synthesis.backgrounds import shows_surroundings
 from rise_perception.teaching.config import TeachConfig
 from rise_perception.teaching.evaluation import EvaluationPicture
 from rise_perception.teaching.scenes import Material, gather_material, shipped_pictures
@@ -93,11 +94,14 @@ def read_given(config: TeachConfig) -> Given:
     notes += _implausible_depth([sample for sample, _ in pictures])
     if len(annotated.classes) == len(annotated.containers):
         raise DataError(f"{config.source} outlines only {', '.join(annotated.classes)}; outline items")
+    empty = _read_empty(config, with_depth)
+    if not empty:
+        notes += _without_background(annotated, [sample for sample, _ in pictures])
     unlabelled = (open_unlabelled(config.unlabelled, with_depth),) if config.unlabelled else ()
     return Given(
         annotated,
         pictures,
-        tuple(_read_empty(config, with_depth)),
+        tuple(empty),
         unlabelled,
         tuple(_rehearsal(annotated, with_depth, notes)),
         region,
@@ -166,6 +170,19 @@ def _read_region(path: Path, annotated: AnnotatedSet) -> np.ndarray:
 
 def _fitted(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return region if region.shape == size else downscaled_mask(region, size)
+
+
+def _without_background(annotated: AnnotatedSet, samples: list[LabelledImage]) -> list[str]:
+    items = np.array([name not in annotated.containers for name in annotated.classes], bool)
+    covered = sum(not shows_surroundings(s.masks[items[s.classes]]) for s in samples)
+    if covered == len(samples):
+        return [
+            "items cover every picture, so that nothing shows the place behind them: there are no collages, "
+            "the pictures alone teach; pictures of the empty place (--empty) would give a background"
+        ]
+    if covered:
+        return [f"items cover {covered} of {len(samples)} pictures: these give no background for collages"]
+    return []
 
 
 def _implausible_depth(samples: list[LabelledImage]) -> list[str]:
