@@ -132,6 +132,7 @@ def test_pictures_without_annotations_are_left_out_and_named(tmp_path):
         ({"images": [{"id": "img-0", "file_name": "a.png", "width": 640, "height": 480}]}, "640x480.*64x48"),
         ({"annotations": [outlined(segmentation=[[99, 0, 300, 0, 300, 20]])]}, "x 99 to 300 of 64"),
         ({"annotations": [outlined(segmentation=[], bbox=[0, 0, 9, 9])]}, "only a box"),
+        ({"annotations": [outlined(iscrowd=1)]}, "only areas to ignore; outline the items"),
         ({"annotations": [outlined(99)]}, "category 99"),
         ({"annotations": [outlined(image="img-5")]}, "'img-5'"),
         ({"annotations": [outlined(segmentation=[[1, 2, 3]])]}, "broken outline"),
@@ -162,6 +163,8 @@ def test_missing_folders_and_label_maps_of_another_size_are_named(tmp_path):
     write_image(tmp_path / "x-label.png", np.ones((10, 12), np.uint8))
     with pytest.raises(DataError, match=r"12x10, its picture x\.png is 64x48"):
         read_annotated(tmp_path)
+    with pytest.raises(DataError, match=r"x\.png is no JSON; give the file"):
+        read_annotated(tmp_path / "x.png")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="no JSON"):
         read_annotated(tmp_path / "deep.json")

@@ -135,11 +135,13 @@ def _evaluation_picture(
 def _read_empty(config: TeachConfig, with_depth: bool) -> list[LabelledImage]:
     if config.empty is None:
         return []
+    if not config.empty.is_dir():
+        raise DataError(f"--empty {config.empty} is no folder; give one with pictures of the empty place")
     try:
         folder = FolderImages(newest(config.empty), with_depth)
         return [folder[k] for k in range(len(folder))]
     except RiseError as error:
-        remedy = "; give its depth, or --no-depth" if "depth" in str(error) else ""
+        remedy = "; give its depth, or --no-depth" if "depth" in str(error) else "; or leave --empty out"
         raise DataError(f"--empty: {error}{remedy}") from error
 
 
