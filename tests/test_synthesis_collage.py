@@ -123,7 +123,7 @@ def test_objects_are_painted_out_with_what_surrounds_them():
 
 def test_a_picture_that_items_cover_tells_nothing_of_the_place():
     def covered(height: int) -> LabelledImage:
-        return labelled(rectangles([(0, 0, height, SIZE[1])]), depth=True)
+        return labelled(rectangles([(0, 0, SIZE[1], height)]), depth=True)
 
     assert without_objects(covered(SIZE[0])) is None
     assert without_objects(covered(SIZE[0] - 6)) is None  # what the margin leaves is too little

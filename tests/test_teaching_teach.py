@@ -224,8 +224,10 @@ def test_depth_is_used_where_every_picture_has_it(tmp_path):
 def test_bad_inputs_of_the_other_arguments_are_named(tmp_path, start):
     goods = write_goods(tmp_path / "goods")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"--empty: .*nothing holds no pictures"):
+    with pytest.raises(DataError, match=r"--empty: .*nothing holds no pictures.*leave --empty out"):
         teach(asked(goods, tmp_path / "out", start, empty=tmp_path / "nothing"))
+    with pytest.raises(DataError, match="nowhere is no folder; give one with pictures of the empty place"):
+        teach(asked(goods, tmp_path / "out", start, empty=tmp_path / "nowhere"))
     region = tmp_path / "region.png"
     write_image(region, np.zeros((64, 96), np.uint8))
     with pytest.raises(DataError, match="of one colour"):
@@ -261,12 +263,12 @@ def test_pictures_of_elsewhere_are_learned_again_so_that_nothing_is_forgotten(tm
 def test_the_finish_of_every_round_sees_pictures_turned_all_round_at_a_tenth_of_the_rate(
     tmp_path, start, monkeypatch, ends_by
 ):
-    """By steps it takes the last third of them; by time the last third of it, wherever the steps are then."""
-    steps, by_time = 6, ends_by == "time"
+    """By steps it is the last half of them; by time the last half of it, wherever the steps are then."""
+    steps, by_time = 8, ends_by == "time"
     seen: dict[str, list[tuple[bool, float]]] = {}
     turned = []
     if by_time:  # half of the steps fit into the time of a round
-        monkeypatch.setattr(TeachTrainer, "seconds", property(lambda self: self.iteration * self._time / 3))
+        monkeypatch.setattr(TeachTrainer, "seconds", property(lambda self: self.iteration * self._time / 4))
 
     class Turned(scenes_module.SequenceMaker):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -284,14 +286,14 @@ def test_the_finish_of_every_round_sees_pictures_turned_all_round_at_a_tenth_of_
     monkeypatch.setattr(teach_module, "MARKS", (1.0,))
     monkeypatch.setattr(scenes_module, "SequenceMaker", Turned)
     monkeypatch.setattr(TeachTrainer, "step", watched)
-    recipe = replace(QUICK, finish=1 / 3)
+    recipe = replace(QUICK, finish=0.5)
     teach(asked(write_goods(tmp_path), tmp_path / "out", start, steps=steps, recipe=recipe))
     assert set(seen) == {"first-half", "second-half", "all"}
     for name, found in seen.items():
-        whole = 3 if by_time else 6
+        whole = 4 if by_time else 8
         assert len(found) == whole, name
         rates = [rate for _, rate in found]
-        begins = 2 * whole // 3
+        begins = whole // 2
         assert rates[begins - 1] == rates[0], name
         assert rates[begins:] == [pytest.approx(0.1 * rates[0])] * (whole - begins), name
         # The pictures of the step in which time brings the finish forward have been made by then.
