@@ -75,8 +75,9 @@ def run(args: argparse.Namespace) -> int:
         refuse_foreign(out)
         with locked(out), EpisodeStore(args.episodes) as store:
             made = annotate_from_grasps(store, out / WORK / "episodes")
+        found = f"{made.items} items in {made.pictures} pictures"
         why = f"; {made.silent} show none for certain (`rise episodes` says why)" if made.silent else ""
-        print(f"{made.grasps} grasps annotate {made.items} items in {made.pictures} pictures{why}")
+        print(f"{made.grasps} grasps annotate {found}{why}", flush=True)
         source, empty = made.annotations, empty or made.empty
     config = TeachConfig(
         source=source,

@@ -45,4 +45,5 @@ def shows_surroundings(masks: np.ndarray) -> bool:
 def _around(masks: np.ndarray) -> np.ndarray:
     """(H, W) uint8, 1 on objects (N, H, W) bool and :data:`MARGIN` around them."""
     side = 2 * MARGIN + 1
-    return np.asarray(cv2.dilate(masks.any(0).astype(np.uint8), np.ones((side, side), np.uint8)))
+    objects = np.asarray(masks.any(0), np.uint8)
+    return np.asarray(cv2.dilate(objects, np.ones((side, side), np.uint8)))
