@@ -132,6 +132,7 @@ def test_pictures_without_annotations_are_left_out_and_named(tmp_path):
         ({"images": [{"id": "img-0", "file_name": "a.png", "width": 640, "height": 480}]}, "640x480.*64x48"),
         ({"annotations": [outlined(segmentation=[[99, 0, 300, 0, 300, 20]])]}, "x 99 to 300 of 64"),
         ({"annotations": [outlined(segmentation=[], bbox=[0, 0, 9, 9])]}, "only a box"),
+        ({"annotations": [outlined(iscrowd=1)]}, "only areas to ignore; outline the items"),
         ({"annotations": [outlined(99)]}, "category 99"),
         ({"annotations": [outlined(image="img-5")]}, "'img-5'"),
         ({"annotations": [outlined(segmentation=[[1, 2, 3]])]}, "broken outline"),
@@ -162,6 +163,19 @@ def test_missing_folders_and_label_maps_of_another_size_are_named(tmp_path):
     write_image(tmp_path / "x-label.png", np.ones((10, 12), np.uint8))
     with pytest.raises(DataError, match=r"12x10, its picture x\.png is 64x48"):
         read_annotated(tmp_path)
+    with pytest.raises(DataError, match=r"x\.png is no JSON; give the file"):
+        read_annotated(tmp_path / "x.png")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match="no JSON"):
         read_annotated(tmp_path / "deep.json")
+
+
+def test_200_pictures_are_read_and_one_more_is_refused_with_the_remedy(tmp_path):
+    names = tuple(f"{k:03d}.png" for k in range(201))
+    for name in names:
+        picture(tmp_path / name)
+    outlines = [outlined(image=f"img-{k}") for k in range(201)]
+    assert len(read_annotated(export(tmp_path, outlines[:200], names[:200])).pictures) == 200
+    remedy = "201 annotated pictures; `rise teach` is for at most 200, `rise train` for more"
+    with pytest.raises(DataError, match=remedy):
+        read_annotated(export(tmp_path, outlines, names))

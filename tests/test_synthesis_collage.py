@@ -7,7 +7,7 @@ import torch
 from tiny_data import cut_out, labelled, rectangles
 
 from rise_perception.data.coco import LabelledImage
-from rise_perception.synthesis.backgrounds import without_objects
+from rise_perception.synthesis.backgrounds import shows_surroundings, without_objects
 from rise_perception.synthesis.collage import (
     CollageConfig,
     Piece,
@@ -114,7 +114,20 @@ def test_objects_are_painted_out_with_what_surrounds_them():
     empty = without_objects(
         LabelledImage("x", image, depth, masks, np.zeros(1, np.int64), np.zeros(1, np.int64))
     )
+    assert empty is not None
     assert len(empty.masks) == 0
     assert np.abs(empty.image.astype(int) - 60).max() < 10
     assert empty.depth is not None
     assert np.allclose(empty.depth, 1.0, atol=0.02)
+
+
+def test_a_picture_that_items_cover_tells_nothing_of_the_place():
+    def covered(height: int) -> LabelledImage:
+        return labelled(rectangles([(0, 0, SIZE[1], height)]), depth=True)
+
+    assert without_objects(covered(SIZE[0])) is None
+    assert without_objects(covered(SIZE[0] - 6)) is None  # what the margin leaves is too little
+    assert without_objects(covered(SIZE[0] // 2)) is not None
+    assert not shows_surroundings(covered(SIZE[0]).masks)
+    assert shows_surroundings(covered(SIZE[0] // 2).masks)
+    assert shows_surroundings(np.zeros((0, *SIZE), bool))

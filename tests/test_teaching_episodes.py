@@ -14,7 +14,7 @@ from test_teaching_teach import save_start
 from rise_perception.core.errors import DataError
 from rise_perception.data.annotated import read_annotated
 from rise_perception.data.images import read_image
-from rise_perception.grasp_learning.capture.episode import Episode
+from rise_perception.grasp_learning.capture.episode import Episode, Observation
 from rise_perception.grasp_learning.capture.episode_store import EpisodeStore
 from rise_perception.grasp_learning.labelling.label_episode import label_episode
 from rise_perception.teaching.episodes import annotate_from_grasps
@@ -76,6 +76,56 @@ def test_what_was_never_taken_is_unknown(store, tmp_path):
     assert overlap(left.ignored_mask(), label_map(3) > 0) > 0.8
 
 
+def test_a_picture_of_which_most_is_unknown_still_teaches_what_is_known(tmp_path):
+    """Items 1 and 2 were taken in no grasp of the last tote: they are nearly all of it, and not known."""
+    emptied = [tote(k, (1, 2, 3), (2, 3), (3,), ()) for k in range(3)]
+    with EpisodeStore(store_of(tmp_path / "store", *emptied, tote(3, (1, 2, 3), (1, 2)))) as opened:
+        annotated = read_annotated(annotate_from_grasps(opened, tmp_path / "out").annotations)
+    (left,) = [p for p in annotated.pictures if p.ignored is not None]
+    assert len(left.masks) == 1
+    assert overlap(left.load(False).masks[0], label_map(1, 2, 3) == 3) > 0.8
+    assert left.ignored_mask().sum() > 2 * left.load(False).masks.sum()
+    assert overlap(left.ignored_mask(), label_map(1, 2) > 0) > 0.8
+
+
+SHADED = np.s_[85:110, 100:130]
+
+
+def shaded(side: Observation, factor: float, lift: float) -> Observation:
+    """An observation with a darker place, which also stands up by ``lift`` metres."""
+    image, depth = side.frame.image.copy(), side.frame.depth.copy()
+    image[SHADED] = (image[SHADED] * factor).astype(np.uint8)
+    depth[SHADED] -= lift
+    return replace(side, frame=replace(side.frame, image=image, depth=depth))
+
+
+@pytest.mark.parametrize(("factor", "lift", "unknown"), [(0.55, 0, False), (0.55, 0.05, True), (0, 0, True)])
+def test_a_shadow_is_background_and_what_stands_up_or_is_black_is_not_known(tmp_path, factor, lift, unknown):
+    totes = [tote(k, (1, 3), (1,), ()) for k in range(3)]
+    totes[0] = [
+        replace(grasp, **{name: shaded(getattr(grasp, name), factor, lift) for name in ("before", "after")})
+        for grasp in totes[0]
+    ]
+    with EpisodeStore(store_of(tmp_path / "store", *totes)) as opened:
+        annotated = read_annotated(annotate_from_grasps(opened, tmp_path / "out").annotations)
+    assert sorted(len(p.masks) for p in annotated.pictures) == [1, 1, 1, 2, 2, 2]
+    not_known = sorted(p.ignored_mask()[SHADED].mean() for p in annotated.pictures)
+    assert not_known[:4] == [0, 0, 0, 0]
+    assert not_known[4] > 0.8 if unknown else not_known[5] == 0
+
+
+def test_a_tote_with_a_small_item_left_is_no_empty_picture(tmp_path):
+    """Item 3, shrunk to 0.6 % of the picture: less than the changes that a lamp or a hand may make."""
+    totes = [tote(k, (1, 2), (2,), ()) for k in range(3)]
+    last = totes[2][-1]
+    image = last.after.frame.image.copy()
+    image[80:90, 30:42] = (70, 90, 210)
+    totes[2][-1] = replace(last, after=replace(last.after, frame=replace(last.after.frame, image=image)))
+    with EpisodeStore(store_of(tmp_path / "store", *totes)) as opened:
+        made = annotate_from_grasps(opened, tmp_path / "out")
+    assert len(list(made.empty.glob("[0-9]*[0-9].png"))) == 3  # the median, and the two that were empty
+
+
 def test_the_emptied_tote_is_the_background(store, tmp_path):
     with EpisodeStore(store) as opened:
         made = annotate_from_grasps(opened, tmp_path)
@@ -123,7 +173,7 @@ def test_the_command_teaches_from_grasps(store, tmp_path, rise):
     )
     status, said, err = rise(*asked)
     assert status == 0, err
-    assert "10 grasps annotate 19 items in 10 pictures" in said
+    assert "10 grasps annotate 19 items in 10 pictures\n" in said
     assert "10 annotated pictures" in said
     assert (out / WORK / "episodes/episodes.json").is_file()
     assert read_image(out / WORK / "episodes/empty/000.png").shape == (HEIGHT, WIDTH, 3)

@@ -21,6 +21,8 @@ from rise_perception.data.images import write_image
 from rise_perception.network.build import build_network
 from rise_perception.network.card import ModelCard, file_checksum, read_card
 from rise_perception.network.checkpoint import load_model, save_model
+from rise_perception.teaching import scenes as scenes_module
+from rise_perception.teaching import teach as teach_module
 from rise_perception.teaching import trainer as trainer_module
 from rise_perception.teaching.config import Recipe, TeachConfig, plan_rounds
 from rise_perception.teaching.page import write_page
@@ -233,8 +235,10 @@ def test_depth_is_used_where_every_picture_has_it(tmp_path):
 def test_bad_inputs_of_the_other_arguments_are_named(tmp_path, start):
     goods = write_goods(tmp_path / "goods")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(DataError, match=r"--empty: .*nothing holds no pictures"):
+    with pytest.raises(DataError, match=r"--empty: .*nothing holds no pictures.*leave --empty out"):
         teach(asked(goods, tmp_path / "out", start, empty=tmp_path / "nothing"))
+    with pytest.raises(DataError, match="nowhere is no folder; give one with pictures of the empty place"):
+        teach(asked(goods, tmp_path / "out", start, empty=tmp_path / "nowhere"))
     region = tmp_path / "region.png"
     write_image(region, np.zeros((64, 96), np.uint8))
     with pytest.raises(DataError, match="of one colour"):
@@ -250,7 +254,6 @@ def test_the_rate_falls_with_time_and_the_run_ends_with_it(tmp_path, start):
     state = json.loads((tmp_path / "out/teach/state.json").read_text())
     assert state["seconds_per_step"] > 0
     assert state["done"]
-    assert replace(QUICK, finish=0.2).finish == 0.2
 
 
 def test_pictures_of_elsewhere_are_learned_again_so_that_nothing_is_forgotten(tmp_path, start):
@@ -265,3 +268,73 @@ def test_pictures_of_elsewhere_are_learned_again_so_that_nothing_is_forgotten(tm
         torch.manual_seed(position)
         drawn.append(scenes._sample(position % 3).name.startswith(SHIPPED_BAG))
     assert 0.10 < np.mean(drawn) < 0.20  # 0.15 of them; three deviations are 0.05
+
+
+@pytest.mark.parametrize("ends_by", ["steps", "time"])
+def test_the_finish_of_every_round_sees_pictures_turned_all_round_at_a_tenth_of_the_rate(
+    tmp_path, start, monkeypatch, ends_by
+):
+    """By steps it is the last half of them; by time the last half of it, wherever the steps are then."""
+    steps, by_time = 8, ends_by == "time"
+    seen: dict[str, list[tuple[bool, float]]] = {}
+    turned = []
+    if by_time:  # half of the steps fit into the time of a round
+        monkeypatch.setattr(TeachTrainer, "seconds", property(lambda self: self.iteration * self._time / 4))
+
+    class Turned(scenes_module.SequenceMaker):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            turned.append(self.weak.rotation == 180)
+            return super().__call__(*args, **kwargs)
+
+    def watched(self: TeachTrainer, batch: Any, step: Any = TeachTrainer.step) -> dict[str, float]:
+        pictures = set(turned)
+        turned.clear()
+        values = step(self, batch)
+        (rotated,) = pictures
+        seen.setdefault(self.out.name, []).append((rotated, self.optimiser.param_groups[0]["base_lr"]))
+        return values
+
+    monkeypatch.setattr(teach_module, "MARKS", (1.0,))
+    monkeypatch.setattr(scenes_module, "SequenceMaker", Turned)
+    monkeypatch.setattr(TeachTrainer, "step", watched)
+    recipe = replace(QUICK, finish=0.5)
+    teach(asked(write_goods(tmp_path), tmp_path / "out", start, steps=steps, recipe=recipe))
+    assert set(seen) == {"first-half", "second-half", "all"}
+    for name, found in seen.items():
+        whole = 4 if by_time else 8
+        assert len(found) == whole, name
+        rates = [rate for _, rate in found]
+        begins = whole // 2
+        assert rates[begins - 1] == rates[0], name
+        assert rates[begins:] == [pytest.approx(0.1 * rates[0])] * (whole - begins), name
+        # The pictures of the step in which time brings the finish forward have been made by then.
+        first = begins + by_time
+        assert [rotated for rotated, _ in found] == [False] * first + [True] * (whole - first), name
+
+
+def test_pictures_that_items_cover_give_no_background_and_that_is_said(tmp_path, start):
+    goods = write_goods(tmp_path)
+    content = json.loads(goods.read_text())
+    for note in content["annotations"]:
+        note["segmentation"] = [[0, 0, 96, 0, 96, 64, 0, 64]]
+    goods.write_text(json.dumps(content))
+    given = read_given(asked(goods, tmp_path / "out", start))
+    assert any("items cover every picture" in n and "--empty" in n for n in given.notes)
+    material = given.material((0, 1, 2))
+    assert not material.backgrounds
+    for note in content["annotations"][1:]:
+        note["segmentation"] = [[10, 10, 40, 10, 40, 40]]
+    goods.write_text(json.dumps(content))
+    given = read_given(asked(goods, tmp_path / "out", start))
+    assert any("items cover 1 of 3 pictures" in n for n in given.notes)
+    assert len(given.material((0, 1, 2)).backgrounds) == 2
+
+
+def test_what_is_not_known_in_a_picture_is_not_known_in_the_background_that_is_made_of_it(tmp_path, start):
+    write_goods(tmp_path)
+    sample = read_annotated(tmp_path / "goods.json").pictures[0].load(False)
+    unknown = np.zeros((64, 96), bool)
+    unknown[:, 84:] = True
+    (background,) = gather_material([(sample, unknown)], [], [], load_model(start)[0].config).backgrounds
+    assert background.ids.tolist() == [999_999]
+    assert (background.masks[0] == unknown).all()

@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         refuse_foreign(out)
         with locked(out), EpisodeStore(args.episodes) as store:
             made = annotate_from_grasps(store, out / WORK / "episodes")
-        print(f"{made.grasps} grasps annotate {made.items} items in {made.pictures} pictures", flush=True)
+        found = f"{made.items} items in {made.pictures} pictures"
+        why = f"; {made.silent} show none for certain (`rise episodes` says why)" if made.silent else ""
+        print(f"{made.grasps} grasps annotate {found}{why}", flush=True)
         source, empty = made.annotations, empty or made.empty
     config = TeachConfig(
         source=source,
@@ -94,8 +96,6 @@ def run(args: argparse.Namespace) -> int:
     )
     taught = teach(config, lambda text: print(text, flush=True))
     write_page(out / "report.html", taught, args.command_line)
-    for note in taught.notes:
-        print(f"note: {note}")
     print(summary(taught))
     print(f"model {taught.card.version}: {out}; what it is worth: {out / 'report.html'}")
     return 0

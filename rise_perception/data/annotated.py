@@ -138,6 +138,8 @@ def read_annotated(path: str | Path, depth_scale: float | None = None) -> Annota
         raise DataError(
             f"{path} has pictures but no annotation in any of them; outline the items of at least one"
         )
+    if not any(p.masks for p in found.pictures):
+        raise DataError(f"{path} outlines only areas to ignore; outline the items of at least one picture")
     if len(found.pictures) > MOST_PICTURES:
         raise DataError(
             f"{path} has {len(found.pictures)} annotated pictures; `rise teach` is for at most "

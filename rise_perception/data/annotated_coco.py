@@ -125,6 +125,11 @@ def _content(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} has {path.stat().st_size >> 20} MB; that is no export of a few pictures")
     try:
         content = json.loads(path.read_bytes())
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path} is no JSON; give the file that your labelling tool exports as COCO, or a folder of "
+            "pictures with label maps"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}); export it again, as COCO") from None
     lists = isinstance(content, dict) and all(
@@ -235,7 +240,7 @@ def _polygons(polygons: Any, height: int, width: int, where: str) -> np.ndarray:
         if outside > SLIP:
             raise DataError(
                 f"{where} lies outside its picture: x {x.min():.0f} to {x.max():.0f} of {width}, y "
-                f"{y.min():.0f} to {y.max():.0f} of {height}; was the picture scaled after it was annotated?"
+                f"{y.min():.0f} to {y.max():.0f} of {height}; give the picture as annotated, or draw again"
             )
         points[::2], points[1::2] = x.clip(0, width), y.clip(0, height)
         drawn.append(points.tolist())

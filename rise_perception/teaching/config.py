@@ -30,8 +30,8 @@ class Recipe:
         objects: most objects pasted on a picture.
         scale: range of the geometric scale factor.
         augmentation: strength of the colour augmentation.
-        finish: fraction of the steps at the end that see the annotated pictures alone, rotated all round, at
-            a tenth of the rate.
+        finish: fraction of the training, at its end by steps or by time, that sees the annotated pictures
+            alone, rotated all round, at a tenth of the rate.
         decay_from: fraction of the training from which the rate falls linearly to zero.
         most_steps: steps after which a round ends, also where time is left.
         precision: ``fp32`` or ``bf16``; empty takes what is faster on this machine.

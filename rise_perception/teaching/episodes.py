@@ -1,8 +1,9 @@
 """Grasps as annotations: what was taken has outlined itself, and the emptied tote is the background.
 
 The frame before a grasp shows what this grasp and the later ones took; those are its items. What else differs
-from the emptied tote is an area of which nothing is known. All of it becomes the COCO file and the folder of
-empty pictures that a person would have given.
+from the emptied tote is an area of which nothing is known, however large it is, except for shadows: these are
+background, and have to be taught as such. All of it becomes the COCO file and the folder of empty pictures
+that a person would have given.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ DIFFERS = 0.5
 EDGE = 3
 #: Regions that differ and are smaller than this fraction of the picture are noise.
 SPECK = 2e-4
-#: A tote's last frame shows the emptied one when no greater fraction of it differs from the median of all.
-EMPTIED = 0.01
+#: A tote's last frame shows the emptied one when it differs from the median of all by no more than this
+#: fraction of the picture: the smallest items are larger.
+EMPTIED = 1e-3
 #: From so many totes on the median of their last frames shows an emptied one, whatever was left in some.
 ENOUGH_TOTES = 3
-#: Pictures are taken of the frames in which the known items cover at least this fraction of all that differs.
-KNOWN = 0.5
+#: What is nearer than the emptied tote by less metres than this, and this fraction of the distance, is flat.
+FLAT_DEPTH, FLAT_FRACTION = 0.006, 0.008
+#: A shadow scales a colour by a factor in between, and leaves its hue: the rest of the change is at most so
+#: many of 255.
+SHADOW_SCALE, SHADOW_HUE = (0.2, 1.0), 15.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class FromGrasps:
         annotations: the COCO file.
         empty: folder of pictures of the emptied tote.
         pictures, items: how many.
-        grasps: that were read.
+        grasps: that are in the store, and
+        silent: those of them before which no item is certain: they give no picture.
     """
 
     annotations: Path
@@ -59,6 +65,7 @@ class FromGrasps:
     pictures: int
     items: int
     grasps: int
+    silent: int
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,15 @@ def annotate_from_grasps(store: EpisodeStore, out: Path) -> FromGrasps:
     emptied = median_frame(last)
     reference = Reference.of([emptied])
     empty = [emptied, *(f for f in last if reference.changed(f.image, f.depth).mean() <= EMPTIED)]
-    found = list(_annotated(store, entries, reference))
+    found = _annotated(store, entries, emptied)
     if not found:
         raise DataError(
             f"{store.root}: none of {len(entries)} grasps shows an item for certain against the emptied "
             "tote; see `rise episodes` for the reasons, or annotate pictures by hand"
         )
+    silent = len(entries) - len(found)
+    step = np.linspace(0, len(found) - 1, min(len(found), MOST_PICTURES)).round().astype(int)
+    found = [found[k] for k in step]
     with_depth = all(f.depth is not None for f in (*empty, *(a.frame for a in found)))
     shutil.rmtree(out, ignore_errors=True)
     for number, frame in enumerate(empty):
@@ -102,7 +112,7 @@ def annotate_from_grasps(store: EpisodeStore, out: Path) -> FromGrasps:
         _write(out / "images", out / "depth", annotated.name, "", annotated.frame, with_depth)
     write_json(out / ANNOTATIONS, _coco(found))
     count = sum(len(a.items) for a in found)
-    return FromGrasps(out / ANNOTATIONS, out / EMPTY, len(found), count, len(entries))
+    return FromGrasps(out / ANNOTATIONS, out / EMPTY, len(found), count, len(entries), silent)
 
 
 def _last_frames(store: EpisodeStore, entries: Sequence[Entry]) -> list[Frame]:
@@ -135,7 +145,8 @@ def _read(store: EpisodeStore, entries: Sequence[Entry]) -> Any:
             continue
 
 
-def _annotated(store: EpisodeStore, entries: Sequence[Entry], reference: Reference) -> list[_Annotated]:
+def _annotated(store: EpisodeStore, entries: Sequence[Entry], emptied: Frame) -> list[_Annotated]:
+    reference = Reference.of([emptied])
     known = known_items(store, entries)
     found = []
     for entry, episode, _ in _read(store, entries):
@@ -148,14 +159,25 @@ def _annotated(store: EpisodeStore, entries: Sequence[Entry], reference: Referen
         covered = np.any(items, axis=0)
         side = 2 * EDGE + 1
         around = cv2.dilate(covered.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
-        unknown = _without_specks(changed & ~around)
+        unknown = _without_specks(changed & ~around & ~_shadows(frame, emptied))
         if episode.before.robot is not None:
             unknown |= episode.before.robot
-        if unknown.mean() > STALE or covered.sum() < KNOWN * (covered | unknown).sum():
+        if unknown.mean() > STALE:  # another place, or a camera that was moved
             continue
         found.append(_Annotated(entry.id, frame, np.stack(items), unknown))
-    step = np.linspace(0, len(found) - 1, min(len(found), MOST_PICTURES)).round().astype(int)
-    return [found[k] for k in step]
+    return found
+
+
+def _shadows(frame: Frame, emptied: Frame) -> np.ndarray:
+    """(H, W) bool, where a frame shows the emptied tote, only darker; nowhere without depth in both."""
+    if frame.depth is None or emptied.depth is None:
+        return np.zeros(frame.image.shape[:2], bool)
+    both = (frame.depth > 0) & (emptied.depth > 0)
+    flat = both & (emptied.depth - frame.depth < FLAT_DEPTH + FLAT_FRACTION * emptied.depth)
+    lit, seen = (cv2.GaussianBlur(f.image, (5, 5), 0).astype(np.float32) for f in (emptied, frame))
+    scale = (lit * seen).sum(2) / np.maximum((lit * lit).sum(2), 1)
+    hue = np.abs(seen - scale[..., None] * lit).max(2)
+    return flat & (scale > SHADOW_SCALE[0]) & (scale < SHADOW_SCALE[1]) & (hue < SHADOW_HUE)
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:

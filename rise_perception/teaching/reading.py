@@ -17,6 +17,7 @@ from rise_perception.inference.reference_folder import newest
 from rise_perception.inference.segmenter import AUTO_COLOUR, AUTO_DEPTH, find_model
 from rise_perception.network.card import ModelCard, read_card
 from rise_perception.network.config import INPUT_CHANNELS, NetworkConfig
+from rise_perception.synthesis.backgrounds import shows_surroundings
 from rise_perception.teaching.config import TeachConfig
 from rise_perception.teaching.evaluation import EvaluationPicture
 from rise_perception.teaching.rehearsal import rehearsal_pictures
@@ -97,11 +98,14 @@ def read_given(config: TeachConfig) -> Given:
     notes += _implausible_depth([sample for sample, _ in pictures])
     if len(annotated.classes) == len(annotated.containers):
         raise DataError(f"{config.source} outlines only {', '.join(annotated.classes)}; outline items")
+    empty = _read_empty(config, with_depth)
+    if not empty:
+        notes += _without_background(annotated, [sample for sample, _ in pictures])
     unlabelled = (open_unlabelled(config.unlabelled, with_depth),) if config.unlabelled else ()
     return Given(
         annotated,
         pictures,
-        tuple(_read_empty(config, with_depth)),
+        tuple(empty),
         unlabelled,
         tuple(_rehearsal(config, annotated, with_depth, notes)),
         region,
@@ -135,11 +139,13 @@ def _evaluation_picture(
 def _read_empty(config: TeachConfig, with_depth: bool) -> list[LabelledImage]:
     if config.empty is None:
         return []
+    if not config.empty.is_dir():
+        raise DataError(f"--empty {config.empty} is no folder; give one with pictures of the empty place")
     try:
         folder = FolderImages(newest(config.empty), with_depth)
         return [folder[k] for k in range(len(folder))]
     except RiseError as error:
-        remedy = "; give its depth, or --no-depth" if "depth" in str(error) else ""
+        remedy = "; give its depth, or --no-depth" if "depth" in str(error) else "; or leave --empty out"
         raise DataError(f"--empty: {error}{remedy}") from error
 
 
@@ -174,6 +180,19 @@ def _read_region(path: Path, annotated: AnnotatedSet) -> np.ndarray:
 
 def _fitted(region: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return region if region.shape == size else downscaled_mask(region, size)
+
+
+def _without_background(annotated: AnnotatedSet, samples: list[LabelledImage]) -> list[str]:
+    items = np.array([name not in annotated.containers for name in annotated.classes], bool)
+    covered = sum(not shows_surroundings(s.masks[items[s.classes]]) for s in samples)
+    if covered == len(samples):
+        return [
+            "items cover every picture, so that nothing shows the place behind them: there are no collages, "
+            "the pictures alone teach; pictures of the empty place (--empty) would give a background"
+        ]
+    if covered:
+        return [f"items cover {covered} of {len(samples)} pictures: these give no background for collages"]
+    return []
 
 
 def _implausible_depth(samples: list[LabelledImage]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,8 @@ class Material:
     Attributes:
         pictures: annotated ones; the area of which nothing is known is an object of its own identity.
         cuts: single objects of them.
-        backgrounds: pictures without objects.
+        backgrounds: pictures without objects; none where there is neither an empty picture nor one in which
+            enough is seen around the objects.
         rehearsal: pictures of the shipped bag with their true objects.
         region: (H, W) bool for each background, where items lie; None is everywhere.
     """
@@ -71,16 +73,10 @@ def gather_material(
         cuts += list(cut_outs(small, containers))
         nothing_known = downscaled_mask(ignored, (size[0], size[1]))
         items = np.array([c not in containers for c in small.classes.tolist()], bool)
-        if not empty:
-            backgrounds.append(without_objects(replace(small, masks=small.masks[items])))
-        if nothing_known.any():
-            small = replace(
-                small,
-                masks=np.concatenate([small.masks & ~nothing_known, nothing_known[None]]),
-                classes=np.append(small.classes, 0),
-                ids=np.append(small.ids, IGNORED_ID),
-            )
-        shown.append(small)
+        painted = None if empty else without_objects(replace(small, masks=small.masks[items]))
+        if painted is not None:
+            backgrounds.append(_with_unknown(painted, nothing_known))
+        shown.append(_with_unknown(small, nothing_known))
     backgrounds += [downscale(image, network.image_size) for image in empty]
     return Material(
         tuple(shown),
@@ -88,6 +84,18 @@ def gather_material(
         tuple(backgrounds),
         tuple(downscale(image, network.image_size) for image in rehearsal),
         region,
+    )
+
+
+def _with_unknown(sample: LabelledImage, unknown: np.ndarray) -> LabelledImage:
+    """A picture with the area (H, W) bool of which nothing is known as an object of its own identity."""
+    if not unknown.any():
+        return sample
+    return replace(
+        sample,
+        masks=np.concatenate([sample.masks & ~unknown, unknown[None]]),
+        classes=np.append(sample.classes, 0),
+        ids=np.append(sample.ids, IGNORED_ID),
     )
 
 
@@ -108,7 +116,9 @@ def shipped_pictures(with_depth: bool) -> list[LabelledImage]:
 
 
 class TeachScenes(Scenes):
-    """Pseudo-sequences of a round; what comes at a position depends on seed and position alone.
+    """Pseudo-sequences of a round.
+
+    What comes at a position depends on seed and position alone, and on whether the finish has begun there.
 
     Args:
         config: of the round; its sources are only named.
@@ -131,6 +141,9 @@ class TeachScenes(Scenes):
         self._bank = InstanceBank(max(1, len(material.cuts)))
         self._bank.add(list(material.cuts))
         self._named: set[str] = set()
+        steps = config.optimisation.iterations
+        # In memory that the loader's workers share: the trainer brings it forward where time ends first.
+        self._finish_from = torch.tensor(math.ceil((1 - recipe.finish) * steps)).share_memory_()
         counts = [len(p.masks) - int((p.ids == IGNORED_ID).sum()) for p in material.pictures]
         self._typical = float(np.mean(counts)) if counts else 1.0
 
@@ -142,10 +155,17 @@ class TeachScenes(Scenes):
             return self.make(sample, self._bank, later)
         steps = self.config.optimisation
         scenes = steps.batch // 2 + (steps.unlabelled_batch // 2 if len(self.unlabelled) else 0)
-        finishing = key.position // scenes >= (1 - self.recipe.finish) * steps.iterations
-        if finishing:
+        if self.finishes(key.position // scenes):
             return self._make_turned(self.material.pictures[key.image], self._bank)
         return self.make(self._sample(key.image), self._bank)
+
+    def finishes(self, step: int) -> bool:
+        """Whether a step is of the finish: the annotated pictures alone, rotated all round."""
+        return step >= int(self._finish_from)
+
+    def finish_from(self, step: int) -> None:
+        """Begin the finish with a step, if not before."""
+        self._finish_from.clamp_(max=step)
 
     def _sample(self, image: int) -> LabelledImage:
         """An annotated picture, a picture of the shipped bag, or a collage."""

@@ -88,6 +88,8 @@ class _Teaching:
         config = self.config
         self.state = open_state(config.out, self._asked())
         self.say(self._plan())
+        for note in self.given.notes:  # before the time is spent
+            self.say(f"note: {note}")
         if config.steps and config.recipe.precision:
             self.state.precision = config.recipe.precision
         elif not self.state.seconds_per_step:

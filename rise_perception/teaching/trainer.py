@@ -75,7 +75,7 @@ class TeachTrainer(Trainer):
         self.average = SteadyAverage(self.network, config.optimisation.average)
         if resumed is not None:
             self.average.state = resumed
-        self._time, self._finish = seconds, finish
+        self._time, self._finish, self._finishing = seconds, finish, False
         self._unknown: dict[int, Tensor] = {}
 
     @property
@@ -102,6 +102,9 @@ class TeachTrainer(Trainer):
             disable=not sys.stderr.isatty(),
         ) as bar:  # fmt: skip
             for batch in with_plain_errors(training_loader(scenes, self.iteration)):
+                if self._finish and self.fraction >= 1 - self._finish:
+                    scenes.finish_from(self.iteration)
+                self._finishing = scenes.finishes(self.iteration)
                 for name, value in self.step(batch).items():
                     losses[name] = 0.95 * losses.get(name, value) + 0.05 * value
                 bar.update()
@@ -122,8 +125,7 @@ class TeachTrainer(Trainer):
 
     def step(self, batch: Batch) -> dict[str, float]:
         """See :meth:`rise_perception.training.trainer.Trainer.step`; the finish has a tenth of the rate."""
-        finishing = self._finish and self.iteration / self.config.optimisation.iterations >= 1 - self._finish
-        if finishing:
+        if self._finishing:
             for group in self.optimiser.param_groups:
                 group.setdefault("full_lr", group["base_lr"])
                 group["base_lr"] = FINISH_RATE * group["full_lr"]
