@@ -362,7 +362,7 @@ def create() -> SegmentationNode:
 
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
-    keep_freed_memory()
+    keep_freed_memory(one_arena=True)  # a version that is tried takes what a frame has left
     return run_with_worker(WORKER, create, args)
 
 
