@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,11 +16,15 @@ for _package in ("onnx", "onnxruntime", "openvino"):
         _package, reason=f"{_package} is not installed; pip install 'rise_perception[deploy]'"
     )
 
+from rise_perception.inference import served_model  # noqa: E402
 from rise_perception.inference.engines.build import RUNTIMES  # noqa: E402
 from rise_perception.inference.engines.cache import EngineCache  # noqa: E402
 from rise_perception.inference.engines.feeds import stored_frames  # noqa: E402
 from rise_perception.inference.segmenter import Segmenter  # noqa: E402
 from rise_perception.inference.served_model import ServedModel  # noqa: E402
+from rise_perception.network.build import Network  # noqa: E402
+from rise_perception.network.card import ModelCard  # noqa: E402
+from rise_perception.network.checkpoint import load_model  # noqa: E402
 
 pytestmark = pytest.mark.slow
 SIZE = (120, 128)
@@ -122,6 +127,24 @@ def test_new_weights_get_an_engine_like_the_one_that_serves(
     segmenter.swap(shutil.copytree(tiny_model, tmp_path / "same")).join()
     segmenter(image)
     assert segmenter.last_runtime == "onnxruntime fp32"
+
+
+def test_weights_that_were_replaced_behind_a_model_give_it_no_engine(
+    tiny_model: Path, cache_folder: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Segmenter.load(tiny_model, "cpu", runtime="onnxruntime", engine_dir=cache_folder)
+
+    def load_others(folder: Path, device: str) -> tuple[Network, ModelCard]:
+        network, card = load_model(folder, device)
+        return network, dataclasses.replace(card, checksum="0" * 64)
+
+    # As when others are written after the builder's process has read them.
+    monkeypatch.setattr(served_model, "load_model", load_others)
+    found(image)
+    found.wait_for_engines()
+    found(image)
+    assert found.last_runtime == "torch fp32"
+    assert f"{tiny_model} holds other weights than were loaded; reload" in found.models[0].fallback
 
 
 def test_a_builder_that_cannot_be_started_costs_no_image(

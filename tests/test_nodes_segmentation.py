@@ -5,9 +5,11 @@ from __future__ import annotations
 import array
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
@@ -16,11 +18,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rise_msgs.srv import ReloadModel, SetTarget
 from ros_graph import COLOR, DEPTH, RELIABLE, Graph, stamp_of, status_text
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import String
 
 from rise_perception.core import resources
 from rise_perception.data import ros_images
 from rise_perception.data.images import encode_image
 from rise_perception.data.ros_instances import to_instances
+from rise_perception.nodes.node_process import free_domain
+from rise_perception.nodes.segmentation_node import SegmentationNode
 
 pytestmark = pytest.mark.slow
 NODE = "/segmentation_node"
@@ -322,6 +327,29 @@ def test_lifecycle_can_be_walked_by_a_manager_with_a_compressed_camera(tmp_path,
         assert process.stop() == 0
     finally:
         graph.close()
+
+
+def test_an_interrupt_during_a_frame_is_no_error(monkeypatch):
+    rclpy.init(domain_id=free_domain())
+    node = SegmentationNode()
+    try:
+        said: list[str] = []
+
+        def interrupted(*_):  # the network computes, and rclpy's signal handler shuts down meanwhile
+            rclpy.shutdown()
+            node.create_publisher(String, "x", 1)
+
+        monkeypatch.setattr(node, "_process", interrupted)
+        monkeypatch.setattr(node._diagnostics, "error", said.append)
+        node._active = True
+        frames = iter([object(), None])
+        node._work(SimpleNamespace(next=lambda: next(frames)), None, None)
+        assert not rclpy.ok()
+        assert said == []
+        assert next(frames) is None, "it goes on after the interrupt"
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
 
 
 def test_a_model_that_is_not_there_is_named_and_the_node_stays(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import importlib.util
 import os
 import shutil
@@ -117,6 +118,17 @@ def test_exports_of_the_wheels_are_pointed_at_this_python(prepare, tmp_path):
     assert export.read_text() == (
         f'INCLUDE "{sysconfig.get_path("include")};{np.get_include()};/usr/include"'
     )
+
+
+def test_the_lean_image_has_one_runtime_and_the_versions_of_the_package():
+    lines = (ROOT / "docker/requirements-lean.txt").read_text().splitlines()
+    lean = {line for line in lines if not line.startswith("#")}
+    metadata = configparser.ConfigParser()
+    metadata.read(ROOT / "setup.cfg")
+    stated = metadata["options"]["install_requires"] + metadata["options.extras_require"]["deploy"]
+    assert lean <= set(stated.split())
+    names = {line.partition(">=")[0] for line in lean}
+    assert names & {"torch", "torchvision", "timm", "openvino", "onnxruntime"} == {"onnxruntime"}
 
 
 @pytest.mark.slow

@@ -257,6 +257,7 @@ class Segmenter:
         new = ServedModel(folder, str(old.device), None, old.settings)
         if old.threshold != old.card.score_threshold:  # given by the user, not by the card
             new.threshold = old.threshold
+        give_back_freed_memory()  # what loading took and the check has no use for
         check_model(new, old)
         new.prepare_like(old)
         if new.uses_depth:

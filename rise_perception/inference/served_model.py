@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 
-from rise_perception.core.errors import RiseError
+from rise_perception.core.errors import ModelError, RiseError
 from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.core.letterbox import Letterbox
@@ -95,13 +95,13 @@ class ServedModel:
     ) -> None:
         check_name(settings.runtime)
         self.folder, self.settings = folder, settings
-        self._exact, self.card = load_model(folder, device)
+        network, self.card = load_model(folder, device)
         self.pick_success = PickSuccess.from_card(self.card.metrics)
         self.device = torch.device(device)
         self._on_gpu = self.device.type == "cuda"
         config = self.card.network
         sample = torch.zeros(1, INPUT_CHANNELS[config.input], *config.image_size, device=self.device)
-        self.network = fold_norms(self._exact, sample).to(memory_format=torch.channels_last)
+        self.network = fold_norms(network, sample, in_place=True).to(memory_format=torch.channels_last)
         self.threshold = self.card.score_threshold if score_threshold is None else score_threshold
         self._engines: dict[Size, Active] = {}
         self._last: Active | None = None
@@ -278,7 +278,11 @@ class ServedModel:
             cache = EngineCache(self.settings.folder)
             spec = self.spec(size, outcome.precision)
             device = str(self.device)
-            built = build_engine(self._exact, self.card, spec, outcome.runtime, cache, device=device)
+            # With its norms, which the network that serves has no more: kept, it would take as much again.
+            network, card = load_model(self.folder, device)
+            if card.checksum != self.card.checksum:
+                raise ModelError(f"{self.folder} holds other weights than were loaded; reload the model")
+            built = build_engine(network, self.card, spec, outcome.runtime, cache, device=device)
         except RiseError as error:
             return replace(outcome, error=str(error))
         except Exception as error:  # no memory, say: whoever waits has to hear of it

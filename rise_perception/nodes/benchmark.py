@@ -43,7 +43,7 @@ def measure_node(segmenter: Segmenter, frame: Frame, count: int) -> tuple[dict[s
         messages from bytes), ``decode`` (messages to arrays), ``preprocess``, ``network``,
         ``postprocess``, ``track``, ``label map`` (sent), ``instances`` (with 3D boxes, sent), ``overlay``.
     """
-    keep_freed_memory()
+    keep_freed_memory(one_arena=True)
     domain = free_domain()
     with tempfile.TemporaryDirectory() as folder:
         env = environment(domain, Path(folder))

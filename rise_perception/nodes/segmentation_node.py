@@ -240,6 +240,8 @@ class SegmentationNode(LifecycleNode):
                 except RiseError as error:
                     self._diagnostics.error(str(error))
                 except Exception as error:  # a node on a robot keeps serving; the trace goes to the log
+                    if not self.context.ok():  # interrupted: publishers went while the frame was in work
+                        return
                     self.get_logger().error(traceback.format_exc())
                     self._diagnostics.error(f"internal error, frame skipped: {error!r}")
 
@@ -362,7 +364,7 @@ def create() -> SegmentationNode:
 
 def main(args: list[str] | None = None) -> int:
     """Serves until it is interrupted."""
-    keep_freed_memory()
+    keep_freed_memory(one_arena=True)  # a version that is tried takes what a frame has left
     return run_with_worker(WORKER, create, args)
 
 

@@ -11,17 +11,18 @@ from torchvision.ops import FrozenBatchNorm2d
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 
 
-def fold_norms(network: nn.Module, sample: Tensor) -> nn.Module:
-    """A copy of a network for inference, without the norms that follow a convolution.
+def fold_norms(network: nn.Module, sample: Tensor, in_place: bool = False) -> nn.Module:
+    """A network for inference, without the norms that follow a convolution.
 
     Which norm follows which convolution is seen by running the network once; modules that are called more
     than once stay as they are.
 
     Args:
-        network: in evaluation mode; it stays as it is.
+        network: in evaluation mode.
         sample: (1, C, H, W), any input that the network takes.
+        in_place: change the network itself; otherwise it stays as it is, and a copy is changed.
     """
-    network = copy.deepcopy(network).eval()
+    network = network.eval() if in_place else copy.deepcopy(network).eval()
     made: dict[
         int, tuple[nn.Conv2d, Tensor]
     ] = {}  # output's identity -> who made it, and the output, kept alive
