@@ -68,8 +68,9 @@ def label_episode(episode: Episode) -> EpisodeLabels:
 def label_compared(episode: Episode, change: Change) -> EpisodeLabels:
     """Verdict and labels of an episode whose change is known.
 
-    The grasp segmenter is asked where something may have left and the frames can be compared; where it is not
-    sure, or its weights are not there, the analysis of the change decides.
+    The grasp segmenter is asked where something may have left and the frames can be compared. It gives a label
+    where the analysis of the change has none, and the better outline where both show the same item; where they
+    disagree, or it is not sure, or its weights are not there, the analysis decides.
     """
     before, grasp = episode.before, episode.grasp
     analysed = label_change(change, before, grasp)
@@ -82,7 +83,10 @@ def label_compared(episode: Episode, change: Change) -> EpisodeLabels:
         return analysed
     case = _Case(change, before, grasp)
     removal = segmenter(before, episode.after, change, case.aimed)
-    found = case.learned(learned_masks(removal, case.predicted, list(analysed.masks)))
+    masks = learned_masks(removal, case.predicted, list(analysed.masks))
+    if any(max((mask_iou(own, mask) for mask in masks), default=0.0) < AGREEMENT for own in analysed.masks):
+        return analysed  # the two disagree, or the network is not sure
+    found = case.learned(masks)
     return analysed if found is None else _labels(found, change, before, removal.left > LEFT)
 
 

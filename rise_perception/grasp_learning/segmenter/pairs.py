@@ -127,8 +127,8 @@ def _paste(sides: list[_Side], truth: Truth, other: GraspFilm, rng: np.random.Ge
     at = np.array([rng.integers(0, max(1, width - w)), rng.integers(0, max(1, height - h))])
     places = {"left": (at, None), "stays": (at, at), "comes": (None, at)}.get(how)
     if places is None:
-        reach = 6 if rng.random() < 0.5 else 80
-        there = at + rng.integers(-reach, reach + 1, 2)
+        far = 6 if rng.random() < 0.5 else 80
+        there = at + rng.integers(-far, far + 1, 2)
         there = np.clip(there, 0, np.maximum(0, [width - w, height - h]))
         places = (at, there if np.abs(there - at).max() > 1 else at + np.array([0, -3 if at[1] > 3 else 3]))
     fresh = 1000 + int(max(int(sides[0].labels.max()), int(sides[1].labels.max()), 1000) - 999)
@@ -280,16 +280,16 @@ def _light(sides: list[_Side], rng: np.random.Generator) -> None:
         )
         sides[1].image *= (1 + 0.12 * ramp[..., None]).astype(np.float32)
     for side in sides:
-        image = side.image
+        values = side.image
         if blur:
-            image = cv2.GaussianBlur(image, (0, 0), blur)
+            values = np.asarray(cv2.GaussianBlur(values, (0, 0), blur))
         if noise:
-            image = image + rng.normal(0, noise, image.shape)
-        image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+            values = values + rng.normal(0, noise, values.shape)
+        seen = np.clip(values + 0.5, 0, 255).astype(np.uint8)
         if jpeg:
-            coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
-            image = cv2.imdecode(coded, cv2.IMREAD_COLOR)
-        side.image = image
+            coded = cv2.imencode(".jpg", seen, [cv2.IMWRITE_JPEG_QUALITY, jpeg])[1]
+            seen = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+        side.image = seen
     if rng.random() < 0.4:
         for side in sides:
             measured = side.depth > 0
