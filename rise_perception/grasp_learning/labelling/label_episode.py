@@ -68,14 +68,17 @@ def label_episode(episode: Episode) -> EpisodeLabels:
 def label_compared(episode: Episode, change: Change) -> EpisodeLabels:
     """Verdict and labels of an episode whose change is known.
 
-    The grasp segmenter is asked where something may have left and the frames can be compared. It gives a label
-    where the analysis of the change has none, and the better outline where both show the same item; where they
-    disagree, or it is not sure, or its weights are not there, the analysis decides.
+    The grasp segmenter is asked where something may have left, the frames can be compared, and both have depth:
+    without depth it brings labels, and wrong ones among them. It gives a label where the analysis of the change
+    has none, and the outline where both show the same item; where they disagree, or it is not sure, or its
+    weights are not there, the analysis decides.
     """
     before, grasp = episode.before, episode.grasp
     analysed = label_change(change, before, grasp)
     if (
-        grasp.outcome not in ASKED
+        before.frame.depth is None
+        or episode.after.frame.depth is None
+        or grasp.outcome not in ASKED
         or analysed.cause in FINAL
         or analysed.verdict in (Verdict.MOVED, Verdict.EMPTY)
         or (segmenter := _segmenter()) is None
