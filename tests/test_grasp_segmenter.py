@@ -18,6 +18,7 @@ from rise_perception.core import resources
 from rise_perception.core.errors import ConfigError, DataError, ModelError
 from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode import Outcome
+from rise_perception.grasp_learning.labelling import label_episode as labelling
 from rise_perception.grasp_learning.labelling.change import find_change
 from rise_perception.grasp_learning.labelling.label_episode import label_change, label_episode
 from rise_perception.grasp_learning.labelling.learned_labels import candidate_masks, distinct
@@ -277,6 +278,14 @@ def test_without_its_weights_the_analysis_of_the_change_decides(damaged, shipped
     assert labels.reason == analysed.reason
     np.testing.assert_array_equal(labels.masks, analysed.masks)
     assert "grasps are labelled without the grasp segmenter" in caplog.text
+
+
+def test_it_is_asked_only_where_there_is_depth(monkeypatch):
+    asked: list[bool] = []
+    monkeypatch.setattr(labelling, "_segmenter", lambda: asked.append(True))
+    for depth in (False, True):
+        label_episode(episode(picture(1, 2, 3, depth=depth), picture(2, 3, seed=1, depth=depth)))
+        assert asked == [True] * depth
 
 
 def test_conditions_of_the_benchmark_tell_grasps_apart():

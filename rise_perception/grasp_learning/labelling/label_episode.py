@@ -68,9 +68,9 @@ def label_episode(episode: Episode) -> EpisodeLabels:
 def label_compared(episode: Episode, change: Change) -> EpisodeLabels:
     """Verdict and labels of an episode whose change is known.
 
-    The grasp segmenter is asked where something may have left, the frames can be compared, and both have depth:
-    without depth it brings labels, and wrong ones among them. It gives a label where the analysis of the change
-    has none, and the outline where both show the same item; where they disagree, or it is not sure, or its
+    The grasp segmenter is asked where something may have left, the frames can be compared, and both have
+    depth: without it, it brings wrong labels as well. It gives a label where the analysis of the change has
+    none, and the outline where both show the same item; where they disagree, or it is not sure, or its
     weights are not there, the analysis decides.
     """
     before, grasp = episode.before, episode.grasp
