@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from rise_perception.core.frame import Frame
 from rise_perception.core.instances import Instances
 from rise_perception.core.regions import mask_iou
 from rise_perception.grasp_learning.capture.episode import Observation
+from rise_perception.grasp_learning.labelling.change import find_change
 from rise_perception.grasp_learning.labelling.episode_labels import EpisodeLabels, Verdict
-from rise_perception.grasp_learning.labelling.label_episode import label_episode
+from rise_perception.grasp_learning.labelling.label_episode import label_change, label_compared
 
 #: A label that overlaps no item by more is wrong.
 WRONG = 0.5
@@ -46,9 +48,19 @@ class Judged:
         return self.episode_labels.verdict if self.episode_labels.verdict in right else sorted(right)[0]
 
 
-def judge(trial: Trial) -> Judged:
-    """Analyse a trial and compare with its truth."""
-    episode_labels = label_episode(trial.episode)
+#: Who labels: what serves, and its peer, the analysis of the change alone.
+LABELLERS = ("serving", "analysis")
+
+
+def judge(trial: Trial) -> dict[str, Judged]:
+    """Let each of ``LABELLERS`` analyse a trial, and compare with its truth."""
+    episode = trial.episode
+    change = find_change(episode.before, episode.after)
+    made = label_compared(episode, change), label_change(change, episode.before, episode.grasp)
+    return {name: _judged(trial, labels) for name, labels in zip(LABELLERS, made, strict=True)}
+
+
+def _judged(trial: Trial, episode_labels: EpisodeLabels) -> Judged:
     items = [trial.before == label for label in np.unique(trial.before[trial.before > 0])]
     overlaps = tuple(
         max((mask_iou(mask, item) for item in items), default=0.0) for mask in episode_labels.masks
@@ -99,6 +111,17 @@ def predicted(trial: Trial, segmenter: Any) -> Trial:
     )
 
 
+def wilson(hits: int, count: int) -> list[float] | None:
+    """Bounds of Wilson's interval of 95 % for a rate; None of nothing."""
+    if not count:
+        return None
+    z, rate = 1.96, hits / count
+    middle = rate + z * z / (2 * count)
+    spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return [max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)]
+
+
 def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
     """The figures of one condition, as JSON; None where there is nothing to divide by."""
     labels = [value for j in judged for value in j.overlaps]
@@ -118,6 +141,8 @@ def summary(name: str, judged: list[Judged]) -> dict[str, Any]:
         "labels": len(labels),
         "wrong_labels": wrong,
         "wrong_share": fraction(wrong, len(labels)),
+        "wrong_interval": wilson(wrong, len(labels)),
+        "median_iou": float(np.median(labels)) if labels else None,
         "clean_picks": len(clean),
         "clean_labelled": len(accepted),
         "clean_median_iou": float(np.median(accepted)) if accepted else None,

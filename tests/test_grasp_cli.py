@@ -124,12 +124,14 @@ def test_the_robot_is_black_and_a_zoomed_picture_shows_the_change():
 @pytest.mark.slow
 def test_the_benchmark_measures_and_renders_once(rise, tmp_path):
     command = ("bench", "grasp-labels", "--sequences", 1, "--picks", 2, "--data", tmp_path, "--model", "none")
-    status, out, _ = rise(*command, "--json", tmp_path / "f.json")
+    status, out, _ = rise(*command, "--films", 1, "--json", tmp_path / "f.json")
     assert status == 0
     rows = json.loads((tmp_path / "f.json").read_text())["rows"]
     names = [row["condition"] for row in rows]
     assert names[0] == "as it is"
     assert {"exposure", "shift", "noise", "shadow", "lie", "camera moved"} <= set(names)
+    assert {"undisturbed", "neighbours moved, no depth", "two left, predicted as one"} <= set(names)
+    assert [row["by"] for row in rows] == ["serving", "analysis"] * (len(rows) // 2)
     for row in rows:
         assert row["grasps"] == sum(verdict["found"] for verdict in row["verdicts"].values())
         if row["condition"] in ("camera moved", "exposure jump"):
@@ -137,8 +139,8 @@ def test_the_benchmark_measures_and_renders_once(rise, tmp_path):
             assert row["verdicts"]["rejected"]["recall"] == 1
     assert "aims: " in out
     stamp = (tmp_path / "tote-3000-2/sequence.json").stat().st_mtime_ns
-    status, again, _ = rise(*command, "--quick")
+    status, again, _ = rise(*command, "--films", 0, "--quick")
     assert status == 0
     assert (tmp_path / "tote-3000-2/sequence.json").stat().st_mtime_ns == stamp
-    assert again.split("exposure:")[0].split("aims")[0].strip() in out
+    assert again.split("exposure,")[0].split("aims")[0].strip() in out
     assert rise("bench", "grasp-labels", "--picks", 0)[0] == 2

@@ -107,7 +107,7 @@ def test_build_config_keeps_the_types_of_the_fields() -> None:
 
 
 #: A table of rows, and the training of another network, have tests of their own.
-OTHER = {"tables", "refer_small", "refer_grasps"}
+OTHER = {"tables", "refer_small", "refer_grasps", "grasp_segmenter"}
 
 
 @pytest.mark.parametrize(

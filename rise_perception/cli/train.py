@@ -17,6 +17,7 @@ examples:
   rise train config/train/rise_small_rgb.yaml --device cuda
   rise train config/train/refer_small.yaml
   rise train config/train/refer_grasps.yaml                 # goes on from what grasps said of sentences
+  rise train config/train/grasp_segmenter.yaml              # what left between two frames of a grasp
   rise train config/train/tables.yaml:table3/ps_ot          # a row of the paper's tables
   tensorboard --logdir runs
   torchrun --nproc-per-node 4 -m rise_perception.cli.main train CONFIG      # four GPUs share each batch
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the model lies."""
+    from rise_perception.grasp_learning.segmenter.config import is_segmenter_training
     from rise_perception.inference.device import choose_device
     from rise_perception.referring.config import is_referring_training
     from rise_perception.training.config import read_train_config
@@ -54,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     )
     if is_referring_training(args.config):
         return _train_referring(args, command)
-    config = read_train_config(args.config)
     if args.hours < 0:
         raise ConfigError(f"--hours is {args.hours}; give a number above 0, or leave it out")
+    if is_segmenter_training(args.config):
+        return _train_segmenter(args, command)
+    config = read_train_config(args.config)
     card = train(config, command, choose_device(args.device), git_revision(), args.hours)
     if rank() == 0:
         print(f"model {card.version} is in {config.out}; {config.out}/report.html shows what it can do")
@@ -75,6 +79,17 @@ def _train_referring(args: argparse.Namespace, command: str) -> int:
     train = learn_from_grasps if config.init else train_referring
     card = train(config, command, choose_device(args.device), git_revision())
     print(f"model {card.version} is in {config.out}; `rise info {config.out}` shows its card")
+    return 0
+
+
+def _train_segmenter(args: argparse.Namespace, command: str) -> int:
+    """Train the grasp segmenter."""
+    from rise_perception.grasp_learning.segmenter.config import read_segmenter_training
+    from rise_perception.grasp_learning.segmenter.trainer import train_segmenter
+
+    config = read_segmenter_training(args.config)
+    card = train_segmenter(config, command, git_revision(), args.hours)
+    print(f"model {card.version} is in {config.out}; copy it to models/{config.name} to use it")
     return 0
 
 

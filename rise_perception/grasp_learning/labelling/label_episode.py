@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +12,10 @@ from rise_perception.core.regions import CONTAINER, category_name, mask_iou
 from rise_perception.grasp_learning.capture.episode import Episode, Grasp, Observation, Outcome
 from rise_perception.grasp_learning.labelling.change import Change, find_change, pieces
 from rise_perception.grasp_learning.labelling.episode_labels import Cause, EpisodeLabels, Verdict
+from rise_perception.grasp_learning.labelling.learned_labels import LEFT, learned_masks
+
+if TYPE_CHECKING:
+    from rise_perception.grasp_learning.segmenter.model import LoadedSegmenter
 
 #: Corners of the picture that move further than this fraction of its diagonal: the camera is elsewhere.
 FARTHEST = 0.025
@@ -21,6 +26,8 @@ AGREEMENT = 0.7
 #: Fraction of a region that has to lie in another one to count as inside; below the other value it only
 #: touches.
 INSIDE, TOUCHES = 0.8, 0.05
+#: Fraction of the smaller of what left and the target that they share at least.
+TOUCHED = 0.1
 #: A prediction of which less than this changed was nudged or uncovered, and did not leave.
 GONE = 0.6
 #: Median evidence, in multiples of the limit of change, that contradicts a prediction.
@@ -41,16 +48,70 @@ LARGEST = 0.3
 INTRUDER = 0.01
 
 
+#: Outcomes after which something may have left, and causes that no network can talk out of.
+ASKED = (Outcome.SUCCESS, Outcome.DOUBLE, Outcome.UNKNOWN)
+FINAL = (
+    Cause.CAMERA_MOVED,
+    Cause.EXPOSURE_JUMP,
+    Cause.CHANGE_EVERYWHERE,
+    Cause.ROBOT_IN_VIEW,
+    Cause.HIDDEN,
+    Cause.TOO_LARGE,
+)
+
+
 def label_episode(episode: Episode) -> EpisodeLabels:
     """Analyse an episode: change, verdict, labels."""
-    return label_change(find_change(episode.before, episode.after), episode.before, episode.grasp)
+    return label_compared(episode, find_change(episode.before, episode.after))
+
+
+def label_compared(episode: Episode, change: Change) -> EpisodeLabels:
+    """Verdict and labels of an episode whose change is known.
+
+    The grasp segmenter is asked where something may have left, the frames can be compared, and both have
+    depth: without it, it brings wrong labels as well. It gives a label where the analysis of the change has
+    none, and the outline where both show the same item; where they disagree, or it is not sure, or its
+    weights are not there, the analysis decides.
+    """
+    before, grasp = episode.before, episode.grasp
+    analysed = label_change(change, before, grasp)
+    if (
+        before.frame.depth is None
+        or episode.after.frame.depth is None
+        or grasp.outcome not in ASKED
+        or analysed.cause in FINAL
+        or analysed.verdict in (Verdict.MOVED, Verdict.EMPTY)
+        or (segmenter := _segmenter()) is None
+    ):
+        return analysed
+    case = _Case(change, before, grasp)
+    removal = segmenter(before, episode.after, change, case.aimed)
+    masks = learned_masks(removal, case.predicted, list(analysed.masks))
+    if any(max((mask_iou(own, mask) for mask in masks), default=0.0) < AGREEMENT for own in analysed.masks):
+        return analysed  # the two disagree, or the network is not sure
+    found = case.learned(masks)
+    return analysed if found is None else _labels(found, change, before, removal.left > LEFT)
+
+
+def _segmenter() -> LoadedSegmenter | None:
+    """The grasp segmenter; None without its weights, or where there is no torch: robots need none."""
+    try:
+        from rise_perception.grasp_learning.segmenter.model import shipped_segmenter
+    except ModuleNotFoundError:
+        return None
+    return shipped_segmenter()
 
 
 def label_change(change: Change, before: Observation, grasp: Grasp) -> EpisodeLabels:
     """Reconcile what changed with the predictions in the frame before and with the reported outcome."""
-    found = _refuse(change) or _Case(change, before, grasp).decide()
+    return _labels(_refuse(change) or _Case(change, before, grasp).decide(), change, before, change.removed)
+
+
+def _labels(found: _Found, change: Change, before: Observation, left: np.ndarray) -> EpisodeLabels:
+    """The labels of a verdict; ``left`` (H, W) bool is what its maker took for removed."""
+    removed = change.removed | left
     masks = np.stack(found.masks) if found.masks else np.zeros((0, *change.removed.shape), bool)
-    changed = change.removed | change.added
+    changed = removed | change.added
     edge = cv2.morphologyEx(changed.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
     return EpisodeLabels(
         verdict=found.verdict,
@@ -60,7 +121,7 @@ def label_change(change: Change, before: Observation, grasp: Grasp) -> EpisodeLa
         known=change.compared & (masks.any(axis=0) | ~changed) & ~edge,
         unmoved=_unmoved(change, before) if found.verdict != Verdict.REJECTED else np.zeros(0, np.uint16),
         to_after=change.motion.matrix,
-        removed=change.removed,
+        removed=removed,
         added=change.added,
     )
 
@@ -150,6 +211,43 @@ class _Case:
             return self._double(Cause.AS_REPORTED, "two items left, as reported")
         found = self._single()
         return (self._explained() or found) if found.cause == Cause.AMBIGUOUS else found
+
+    @property
+    def aimed(self) -> np.ndarray | None:
+        """(H, W) bool, the prediction that was grasped at; None where that is not known."""
+        return None if self.target is None else self.predicted[self.target]
+
+    def learned(self, masks: list[np.ndarray]) -> _Found | None:
+        """The verdict where a network is sure of masks of what left; None where none is at the target."""
+        aimed = self.aimed
+        if aimed is not None and not any(
+            (mask & aimed).sum() >= TOUCHED * min(mask.sum(), aimed.sum()) for mask in masks
+        ):
+            return None
+        if not masks or any(self._is_cut(mask) for mask in masks):
+            return None
+        if len(masks) > 1 or self.grasp.outcome == Outcome.DOUBLE:
+            reported = self.grasp.outcome == Outcome.DOUBLE
+            cause = Cause.AS_REPORTED if reported else Cause.NOT_AS_REPORTED
+            return _Found(Verdict.DOUBLE, cause, "several items left", tuple(masks))
+        item = masks[0]
+        row, overlap = self._best(item)
+        if overlap >= AGREEMENT:
+            return _Found(Verdict.CONFIRMED, Cause.AGREES, f"the mask agrees ({overlap:.2f})", (item,))
+        size = int(item.sum())
+        parts = [p for p in self.predicted if (p & item).sum() >= INSIDE * p.sum()]
+        touched = [p for p in self.predicted if (p & item).sum() > TOUCHES * size]
+        covered = float((item & np.any(touched, axis=0)).sum() / size) if touched else 0.0
+        if covered < 1 - INSIDE:
+            return _Found(Verdict.CORRECTED, Cause.MISSED, "an item left that was not predicted", (item,))
+        if len(parts) > 1:
+            reason = f"the item was predicted as {len(parts)}"
+            return _Found(Verdict.CORRECTED, Cause.OVER_SEGMENTED, reason, (item,))
+        if (self.predicted[row] & item).sum() >= INSIDE * size:
+            reason = f"{size / self.predicted[row].sum():.0%} of the prediction left"
+            return _Found(Verdict.CORRECTED, Cause.UNDER_SEGMENTED, reason, (item,))
+        reason = f"the prediction covered {covered:.0%} of the item"
+        return _Found(Verdict.CORRECTED, Cause.OUTLINE, reason, (item,))
 
     # -- the cases ---------------------------------------------------------------------------------
 
@@ -303,7 +401,7 @@ class _Case:
             row = self.target
             aimed = self.predicted[row]
             item = max(self.removed, key=lambda piece: int((piece & aimed).sum()))
-            if (item & aimed).sum() < 0.1 * min(item.sum(), aimed.sum()):
+            if (item & aimed).sum() < TOUCHED * min(item.sum(), aimed.sum()):
                 return None
         if row >= 0:
             for piece in self.removed:
