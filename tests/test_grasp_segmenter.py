@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -186,7 +187,7 @@ def test_an_interrupted_training_ends_where_the_other_does(tmp_path, monkeypatch
         save_state(*state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "save_state", killed)
+    monkeypatch.setattr(training, "save_state", killed)  # as a kill right after the state is written
     with pytest.raises(KeyboardInterrupt):
         train_network(fresh(), films, steps, tmp_path / "b.safetensors")
     monkeypatch.undo()
@@ -267,7 +268,9 @@ def test_without_its_weights_the_analysis_of_the_change_decides(damaged, shipped
         (shipped / "model.safetensors").write_bytes(b"no weights")
     else:
         shutil.rmtree(shipped)
-    monkeypatch.setattr(resources, "find", lambda _: shipped.parent)
+    monkeypatch.setattr(
+        resources, "find", lambda _: shipped.parent
+    )  # a copy may be damaged, the original not
     model.shipped_segmenter.cache_clear()
     try:
         seen = episode(picture(1, 2, 3), picture(2, 3, seed=1))
@@ -282,10 +285,44 @@ def test_without_its_weights_the_analysis_of_the_change_decides(damaged, shipped
 
 def test_it_is_asked_only_where_there_is_depth(monkeypatch):
     asked: list[bool] = []
+    # Sees whether it is asked for; what it answers is tested below.
     monkeypatch.setattr(labelling, "_segmenter", lambda: asked.append(True))
     for depth in (False, True):
         label_episode(episode(picture(1, 2, 3, depth=depth), picture(2, 3, seed=1, depth=depth)))
         assert asked == [True] * depth
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_where_both_agree_the_outline_is_the_networks_and_else_the_analysis_decides(agrees, monkeypatch):
+    seen = episode(picture(1, 2, 3, depth=True), picture(2, 3, seed=1, depth=True))
+    (item,) = label_change(find_change(seen.before, seen.after), seen.before, seen.grasp).masks
+    wider = cv2.dilate(item.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    half = item & (np.arange(item.shape[1]) < np.nonzero(item)[1].mean())
+    said = wider if agrees else half
+    assert mask_iou(item, said) < 0.97
+    # Sure of one mask; what the shipped one says of these pictures may change with its weights.
+    answer = SimpleNamespace(
+        left=said.astype(np.float32),
+        min_quality=0.8,
+        quality=lambda masks: np.array([mask_iou(mask, said) for mask in masks]),
+    )
+    monkeypatch.setattr(labelling, "_segmenter", lambda: lambda *_: answer)
+    (found,) = label_episode(seen).masks
+    assert mask_iou(found, wider if agrees else item) > 0.97
+
+
+@pytest.mark.slow
+def test_the_command_films_trains_and_writes_a_model(tmp_path, rise):
+    config = tmp_path / "small.yaml"
+    films = f"{{folder: {tmp_path / 'films'}, train: 1, validation: 1}}"
+    steps = "{rounds: 1, pairs: 4, repeats: 1, batch: 2}"
+    config.write_text(f"name: small\nout: {tmp_path / 'out'}\nfilms: {films}\noptimisation: {steps}\n")
+    status, out, err = rise("train", config)
+    assert status == 0, err
+    card = model.load_segmenter(tmp_path / "out").card
+    assert f"model {card.version} is in" in out
+    assert card.command == f"rise train {config}"
+    assert card.metrics["validation"].keys() >= {"labels", "wrong", "median_iou"}
 
 
 def test_conditions_of_the_benchmark_tell_grasps_apart():

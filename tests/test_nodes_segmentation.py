@@ -339,7 +339,7 @@ def test_an_interrupt_during_a_frame_is_no_error(monkeypatch):
             rclpy.shutdown()
             node.create_publisher(String, "x", 1)
 
-        monkeypatch.setattr(node, "_process", interrupted)
+        monkeypatch.setattr(node, "_process", interrupted)  # a signal cannot be timed into a frame
         monkeypatch.setattr(node._diagnostics, "error", said.append)
         node._active = True
         frames = iter([object(), None])

@@ -294,7 +294,8 @@ def test_the_finish_of_every_round_sees_pictures_turned_all_round_at_a_tenth_of_
         seen.setdefault(self.out.name, []).append((rotated, self.optimiser.param_groups[0]["base_lr"]))
         return values
 
-    monkeypatch.setattr(teach_module, "MARKS", (1.0,))
+    monkeypatch.setattr(teach_module, "MARKS", (1.0,))  # one evaluation a round is enough here
+    # Both do what they did, and are watched.
     monkeypatch.setattr(scenes_module, "SequenceMaker", Turned)
     monkeypatch.setattr(TeachTrainer, "step", watched)
     recipe = replace(QUICK, finish=0.5)

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from rise_perception.core.config import build_config
 from rise_perception.core.errors import ConfigError, require
-
-#: Largest configuration file that is read, bytes.
-_MAX_BYTES = 1 << 20
+from rise_perception.training.config_files import read_mapping
 
 
 @dataclass(frozen=True)
@@ -86,27 +81,16 @@ class SegmenterTraining:
 def is_segmenter_training(path: str | Path) -> bool:
     """True for a YAML file with a section ``films``: what tells it from the training of other models."""
     try:
-        raw = _read(Path(path))
+        return "films" in read_mapping(path)
     except ConfigError:
         return False  # whoever reads the file next says what is wrong with it
-    return isinstance(raw, dict) and "films" in raw
 
 
 def read_segmenter_training(path: str | Path) -> SegmenterTraining:
     """Read a training configuration; ConfigError where it is missing, no YAML or has a wrong key."""
+    raw = read_mapping(path)
     try:
-        config: SegmenterTraining = build_config(SegmenterTraining, _read(Path(path)), "configuration")
+        config: SegmenterTraining = build_config(SegmenterTraining, raw, "configuration")
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConfigError(f"configuration {path} is larger than {_MAX_BYTES} bytes")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration {path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"configuration {path} is no valid YAML: {error}") from error
